@@ -193,12 +193,20 @@ def _require_rows(episodes: Episodes, *, rows: int, ways: int) -> None:
         )
     if any(isinstance(part, jax.core.Tracer) for part in episodes):
         return
-    highest = max(int(jnp.max(episodes.support)), int(jnp.max(episodes.query)))
-    if highest >= rows:
-        raise UserError(f"episodes name row {highest}, expected less than {rows}: features' rows")
-    classes = 1 + int(jnp.max(episodes.support_labels))
+    for row in _ends(episodes.support, episodes.query):
+        if not 0 <= row < rows:
+            raise UserError(f"episodes name row {row}, expected 0 to {rows - 1}: features' rows")
+    classes = 1 + _ends(episodes.support_labels)[1]
     if classes != ways:
         raise UserError(f"ways is {ways}, but the episodes have {classes} classes")
+    for label in _ends(episodes.support_labels, episodes.query_labels):
+        if not 0 <= label < ways:
+            raise UserError(f"episodes name class {label}, expected 0 to {ways - 1}")
+
+
+def _ends(*parts: Array) -> tuple[int, int]:
+    """The least and the largest number of arrays."""
+    return min(int(jnp.min(part)) for part in parts), max(int(jnp.max(part)) for part in parts)
 
 
 @partial(jax.jit, static_argnames=("method_of", "ways", "chunk", "mesh"))

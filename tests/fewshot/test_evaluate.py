@@ -164,6 +164,24 @@ def test_bad_input_is_named(unchecked):
         evaluate_episodes(simple_shot, x, jax.tree.map(lambda part: part[0], tasks), ways=4)
 
 
+@pytest.mark.parametrize(
+    ("part", "number", "message"),
+    [
+        ("support", -1, "episodes name row -1, expected 0 to"),
+        ("query", -3, "episodes name row -3, expected 0 to"),
+        ("support_labels", -1, "episodes name class -1, expected 0 to 3"),
+        ("query_labels", -1, "episodes name class -1, expected 0 to 3"),
+        ("query_labels", 4, "episodes name class 4, expected 0 to 3"),
+    ],
+)
+def test_rows_and_classes_that_there_are_not_are_named(part, number, message):
+    x, y = data()
+    tasks = draw(y)
+    wrong = tasks._replace(**{part: getattr(tasks, part).at[0, 1].set(number)})
+    with pytest.raises(UserError, match=message):
+        evaluate_episodes(simple_shot, x, wrong, ways=4)
+
+
 def test_scores_that_are_no_numbers_have_no_accuracy():
     """Class 0 would be the largest of them."""
     x, y = data()
