@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from rml.errors import unknown
 from rml.models.layers import Norm, dense
+from rml.ops.shapes import check_indices, check_shapes
 
 COMBINE = ("mean", "product", "gates", "concat")
 GATES = ("sigmoid", "straight_through", "concrete", "stochastic", "open")
@@ -81,9 +82,13 @@ class FeatureFilter(nn.Module):
           Gates; those of (i, j) equal those of (j, i).
 
         Raises:
-          ValueError: an option is unknown or out of range.
+          ValueError: an option is unknown or out of range, first and second classes are not as
+            many or, outside `jit`, one is out of range.
         """
         self._check()
+        check_shapes(first=(first, "pairs"), second=(second, "pairs"))
+        check_indices("first classes", first, self.classes)
+        check_indices("second classes", second, self.classes)
         key = None if openness else key
         if self.gate == "open":
             return jnp.ones((first.shape[0], self.features), self.dtype or self.param_dtype)

@@ -173,6 +173,20 @@ def test_open_gates_are_one_and_have_no_parameters():
     np.testing.assert_array_equal(module.apply(variables, FIRST, SECOND), np.ones((5, 6)))
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ([0, 4], [1, 1], "first classes must lie between 0 and 3, got values from 0 to 4"),
+        ([0, 1], [1, -1], "second classes must lie between 0 and 3, got values from -1 to 1"),
+        ([0, 1], [1], r"shapes do not fit: first \(2,\) as \[pairs\], second \(1,\)"),
+    ],
+)
+def test_pairs_of_classes_that_there_are_not_are_refused(unchecked, first, second, message):
+    module = FeatureFilter(**SMALL, gate="open")
+    with pytest.raises(ValueError, match=message):
+        module.apply({}, jnp.array(first), jnp.array(second))
+
+
 def test_penalty_is_zero_for_binary_and_one_for_undecided_gates():
     assert float(gate_penalty(jnp.array([[0.0, 1.0], [1.0, 1.0]]))) == 0
     assert float(gate_penalty(jnp.full((2, 3), 0.5))) == 1
