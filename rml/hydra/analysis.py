@@ -106,7 +106,10 @@ def shared_openness(gates: Float[Array, "c c d"]) -> Float[Array, "c c"]:
     """
     opened = jnp.sum(gates, -1)
     alone = jnp.maximum(jnp.diagonal(opened), 1e-12)
-    return opened / jnp.sqrt(alone[:, None] * alone[None])
+    some = alone > 1e-12
+    # A pair may open gates that a class of it does not open alone.
+    shared = opened / jnp.sqrt(alone[:, None] * alone[None])
+    return jnp.where(some[:, None] & some[None], shared, 0)
 
 
 @full_precision

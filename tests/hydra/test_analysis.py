@@ -75,6 +75,12 @@ def test_shared_openness():
     )
 
 
+def test_a_class_that_opens_no_gate_alone_shares_none():
+    pairs = (GATES[:, None] * GATES[None]).at[1, 1].set(0)
+    shared = analysis.shared_openness(pairs)
+    np.testing.assert_allclose(shared, [[1, 0, 0], [0, 0, 0], [0, 0, 1]], atol=1e-6)
+
+
 def test_all_pairs_come_row_by_row():
     first, second = analysis.all_pairs(3)
     np.testing.assert_array_equal(first, [0, 0, 0, 1, 1, 1, 2, 2, 2])
