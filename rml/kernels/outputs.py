@@ -72,7 +72,12 @@ def expected_log_softmax(
 def log_predictive(
     key: Any, mean: Float[Array, "n c"], variance: Float[Array, " n"], *, samples: int
 ) -> Float[Array, "n c"]:
-    """Computes the log of the Monte Carlo mean of softmax(f) over f ~ N(mean, variance I)."""
+    """Computes the log of the Monte Carlo mean of softmax(f) over f ~ N(mean, variance I).
+
+    Raises:
+      ValueError: If there is not one variance a point.
+    """
+    check_shapes(mean=(mean, "t c"), variance=(variance, "t"))
     noise = jax.random.normal(key, (samples, *mean.shape), mean.dtype)
     logits = mean + noise * safe_sqrt(variance)[:, None]
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(samples)

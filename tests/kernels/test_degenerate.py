@@ -276,6 +276,13 @@ def test_labels_that_are_not_a_class_of_each_point_are_refused(unchecked, normal
         )
 
 
+def test_a_variance_that_is_not_one_a_point_is_refused(unchecked):
+    for wrong in (jnp.ones(1), jnp.ones((4, 3)), jnp.ones(3)):
+        message = rf"mean \(4, 3\) as \[t, c\], variance {re.escape(str(wrong.shape))}"
+        with pytest.raises(ValueError, match=message):
+            log_predictive(jax.random.key(0), jnp.ones((4, 3)), wrong, samples=2)
+
+
 @pytest.mark.slow
 def test_without_hidden_layers_a_machine_is_the_gaussian_process(normal):
     x, y = jnp.asarray(normal(25, 4, 3)), jnp.asarray(normal(26, 4, 2))
