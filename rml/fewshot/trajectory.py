@@ -110,7 +110,8 @@ def largest_increase(energies: Float[np.ndarray, "e r"]) -> float:
 
     The size is the largest of an episode's energies: they pass through zero where λ is large.
     """
-    steps = np.diff(energies, axis=1) / np.abs(energies).max(axis=1, keepdims=True)
+    size = np.abs(energies).max(axis=1, keepdims=True)
+    steps = np.diff(energies, axis=1) / np.where(size == 0, 1, size)
     moving = steps != 0  # after convergence the last energy is repeated
     return float(steps[moving].max()) if moving.any() else 0.0
 

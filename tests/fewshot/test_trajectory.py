@@ -69,6 +69,7 @@ def test_an_increase_is_seen():
     assert largest_increase(np.array([[8.0, -1e-9, 1e-9]])) == 2e-9 / 8
     assert largest_increase(np.array([[4.0, 4.0]])) == 0.0
     assert largest_increase(np.array([[4.0]])) == 0.0
+    assert largest_increase(np.array([[4.0, 5.0], [0.0, 0.0]])) == 0.2
 
 
 @pytest.mark.slow
