@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.errors import unknown
+from rml.ops.shapes import check_shapes
 from rml.ops.similarity import normalize, wide
 
 KINDS = ("UN", "L2N", "CL2N")
@@ -29,11 +30,13 @@ def transform(
 
     Raises:
       UserError: If `kind` is unknown.
+      ValueError: If the centre has not one number a feature.
 
     Source: Wang et al., SimpleShot, arXiv:1911.04623, where the centre is the base classes' mean.
     """
     if kind not in KINDS:
         raise unknown("feature transform", kind, KINDS)
+    check_shapes(x=(x, "rows d"), center=(center, "d"))
     (x,) = wide(x)
     if kind == "UN":
         return x

@@ -1,5 +1,7 @@
 """Transforms of features, of whole episodes, and of what a method sees."""
 
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,6 +27,13 @@ def test_transforms():
         np.testing.assert_allclose(jnp.concatenate([support, query]), expected, rtol=1e-5)
     with pytest.raises(ValueError, match="unknown feature transform 'CL2'; did you mean 'CL2N'"):
         transform(a, kind="CL2")
+
+
+def test_a_centre_that_is_not_a_row_is_refused(unchecked):
+    for wrong in (jnp.ones(1), jnp.ones((5, 3)), jnp.ones(())):
+        message = rf"x \(5, 3\) as \[rows, d\], center {re.escape(str(wrong.shape))} as \[d\]"
+        with pytest.raises(ValueError, match=message):
+            transform(jnp.ones((5, 3)), kind="CL2N", center=wrong)
 
 
 def test_means_of_half_precision_are_of_float32():
