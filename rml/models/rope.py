@@ -38,7 +38,8 @@ def scaling_kind(scaling: Mapping[str, Any] | None) -> str:
       A key of `SCALINGS`.
 
     Raises:
-      ValueError: The scaling is unknown, lacks a number that it needs, or has a factor below 1.
+      ValueError: The scaling is unknown, lacks a number that it needs, has a factor below 1, or has
+        a band of frequencies that ends before it begins.
     """
     options = scaling or {}
     kind = options.get("rope_type", options.get("type", "default"))
@@ -51,6 +52,11 @@ def scaling_kind(scaling: Mapping[str, Any] | None) -> str:
     factor = options.get("factor")
     if factor is not None and factor < 1:
         raise ValueError(f"rope scaling {kind!r} has factor={factor:g}, expected at least 1")
+    if kind == "llama3" and not options["low_freq_factor"] < options["high_freq_factor"]:
+        raise ValueError(
+            f"rope scaling 'llama3' has low_freq_factor={options['low_freq_factor']:g}, expected "
+            f"less than high_freq_factor={options['high_freq_factor']:g}"
+        )
     return kind
 
 
@@ -88,7 +94,8 @@ def frequencies(
       lengths. (In transformers the longest text of a batch counts for all.)
 
     Raises:
-      ValueError: An odd width, or a scaling that is not as described.
+      ValueError: An odd width, a scaling that is not as described or that has not one factor for
+        each pair, or "dynamic" without the longest text of training.
 
     Source: linear, position interpolation (Chen et al., 2023); dynamic, NTK-aware scaling (Peng et
       al., YaRN, 2023, appendix B); yarn, section 3.2 there; longrope (Ding et al., 2024); llama3 as
@@ -101,6 +108,8 @@ def frequencies(
     base: jax.Array | float = theta
     of_text = jnp.asarray(length)[..., None]
     if kind == "dynamic":
+        if trained < 1:
+            raise ValueError(f"rope scaling 'dynamic' has trained={trained}, expected at least 1")
         factor = options["factor"]
         stretch = factor * jnp.maximum(of_text, trained) / trained - (factor - 1)
         if width > 2:  # the one frequency of two channels is that of any base
@@ -110,6 +119,12 @@ def frequencies(
         return found / options["factor"]
     if kind == "longrope":
         short, long = (jnp.asarray(options[f"{name}_factor"], jnp.float32) for name in LENGTHS)
+        for name, factors in zip(LENGTHS, (short, long), strict=True):
+            if factors.shape != found.shape:
+                raise ValueError(
+                    f"{name}_factor of rope scaling 'longrope' has shape {factors.shape}, expected "
+                    f"{found.shape}: one for each pair of {width} components"
+                )
         return found / jnp.where(of_text > options["original_max_position_embeddings"], long, short)
     if kind == "yarn":
         fast = _yarn_kept(width, theta, options, trained)

@@ -30,6 +30,27 @@ def test_two_channels_have_one_frequency_whatever_the_base():
     np.testing.assert_array_equal(np.broadcast_to(found, (2, 1)), np.ones((2, 1)))
 
 
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ({"rope_type": "dynamic", "factor": 2.0}, "'dynamic' has trained=0, expected at least 1"),
+        (
+            {"short_factor": [1.0]},
+            r"short_factor .*\(1,\), expected \(4,\): one for each pair of 8",
+        ),
+        ({"long_factor": [1.0] * 5}, r"long_factor .*\(5,\), expected \(4,\)"),
+        ({"rope_type": "llama3", "low_freq_factor": 4.0}, "low_freq_factor=4, expected less than"),
+    ],
+)
+def test_scalings_that_have_no_frequencies_are_refused(scaling, message):
+    whole = {
+        "rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
+        "factor": 8.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        rope.frequencies(8, 100.0, scaling=whole | scaling)
+
+
 def test_a_scale_multiplies_what_is_rotated():
     x = np.random.default_rng(0).normal(size=(1, 3, 2, 8)).astype(np.float32)
     frequency = rope.frequencies(8, 100.0)
