@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from rml.hydra.feature_filter import gate_penalty
 from rml.ops.precision import full_precision
+from rml.ops.shapes import check_indices, check_shapes
+from rml.ops.similarity import wide
 
 Matrix = Array | np.ndarray
 
@@ -124,9 +126,15 @@ def confusion_similarity(
 
     Returns:
       The mean probability of class j for examples of class i, made symmetric by its mean with the
-      transpose.
+      transpose, in float32 or wider.
+
+    Raises:
+      ValueError: Shapes do not fit or, outside `jit`, a label is out of range.
     """
+    check_shapes(probabilities=(probabilities, "n c"), labels=(labels, "n"))
     classes = probabilities.shape[1]
+    check_indices("labels", labels, classes)
+    (probabilities,) = wide(probabilities)  # bfloat16 counts to 256
     one_hot = (labels[:, None] == jnp.arange(classes)).astype(probabilities.dtype)
     mean = one_hot.T @ probabilities / jnp.maximum(jnp.sum(one_hot, 0), 1)[:, None]
     return (mean + mean.T) / 2
@@ -141,9 +149,13 @@ def relation_correlation(one: Float[Matrix, "c c"], other: Float[Matrix, "c c"])
 
     Returns:
       Spearman's correlation over the pairs i < j.
+
+    Raises:
+      ValueError: They are not of the same classes.
     """
     from scipy.stats import spearmanr
 
+    check_shapes(one=(one, "c c"), other=(other, "c c"))
     pairs = np.triu_indices(len(one), 1)
     return float(spearmanr(np.asarray(one)[pairs], np.asarray(other)[pairs])[0])
 

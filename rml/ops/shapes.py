@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array
 
 
-def check_shapes(**arrays: tuple[Array | None, str]) -> None:
+def check_shapes(**arrays: tuple[Array | np.ndarray | None, str]) -> None:
     """Compares the axes that arrays share.
 
         check_shapes(images=(images, "n d"), texts=(texts, "n d"))

@@ -93,6 +93,32 @@ def test_confusion_is_the_symmetric_mean_probability():
     np.testing.assert_allclose(confusion, [[0.7, 0.2, 0], [0.2, 0.9, 0], [0, 0, 0]], atol=1e-6)
 
 
+def test_confusion_of_many_examples_is_counted_in_single_precision():
+    probabilities = jnp.full((600, 2), 0.5, jnp.bfloat16)
+    confusion = analysis.confusion_similarity(probabilities, jnp.zeros(600, int))
+    assert confusion.dtype == jnp.float32
+    np.testing.assert_allclose(confusion, [[0.5, 0.25], [0.25, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 3], "labels must lie between 0 and 2, got values from 0 to 3"),
+        ([-1, 2], "labels must lie between 0 and 2, got values from -1 to 2"),
+        ([1], r"probabilities \(2, 3\) as \[n, c\], labels \(1,\) as \[n\]"),
+    ],
+)
+def test_confusion_needs_a_class_of_each_example(unchecked, labels, message):
+    with pytest.raises(ValueError, match=message):
+        analysis.confusion_similarity(jnp.ones((2, 3)) / 3, jnp.array(labels))
+
+
+def test_relations_of_other_classes_are_not_compared(unchecked):
+    for one, other in (((3, 3), (4, 4)), ((3, 4), (3, 4))):
+        with pytest.raises(ValueError, match="shapes do not fit: one"):
+            analysis.relation_correlation(np.ones(one), np.ones(other))
+
+
 def test_relations_are_compared_by_the_ranks_of_different_classes():
     one = np.array([[9.0, 1, 2], [1, 9, 3], [2, 3, 9]])
     assert analysis.relation_correlation(one, jnp.asarray(np.exp(one))) == pytest.approx(1)
