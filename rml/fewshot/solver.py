@@ -19,7 +19,7 @@ from rml.errors import unknown
 from rml.fewshot.bound import Scalar, assign, bound_updates, energy, step_size
 from rml.fewshot.gram import Distance, gaussian, inner_products
 from rml.ops.precision import full_precision
-from rml.ops.shapes import check_indices
+from rml.ops.shapes import check_indices, check_shapes
 from rml.ops.similarity import normalize, wide
 
 Prototype = Literal["mean", "mode"]
@@ -93,8 +93,8 @@ def solve(
 
     Raises:
       UserError: If `prototype` or `distance` is unknown.
-      ValueError: If there are more clusters than points, K-modes lacks its bandwidth or, outside
-        `jit`, a label of the support is no cluster.
+      ValueError: If shapes do not fit, there are more clusters than points, K-modes lacks its
+        bandwidth or, outside `jit`, a label of the support is no cluster.
 
     Source: Ziko et al., arXiv:2106.09516, with the Laplacian K-modes model of arXiv:1810.13044,
       eq. 1, whose modes are moved by mean-shift steps, each of which lowers E.
@@ -105,6 +105,7 @@ def solve(
         raise unknown("distance", distance, ("squared_euclidean", "cosine"))
     if prototype == "mode" and bandwidth is None:
         raise ValueError("bandwidth must be given for prototype='mode', got None")
+    check_shapes(x=(x, "n d"), prototypes=(prototypes, "c d"), affinity=(affinity, "n n"))
     x, prototypes = wide(x, prototypes)
     n, c = x.shape[0], prototypes.shape[0]
     if c > n:

@@ -42,11 +42,11 @@ def objective(
       Cholesky factor, as no jitter is added to any.
 
     Raises:
-      ValueError: If there is not one width a layer.
+      ValueError: If shapes do not fit, or there is not one width a layer.
 
     Source: Yang et al., arXiv:2108.13097, the deep kernel machine objective.
     """
-    check_shapes(grams=(grams, "depth n n"), widths=(widths, "depth"))
+    _check_fit(g, y, widths, grams=grams)
     last = [g, *grams][-1]
     total = log_marginal_likelihood(gram(output_kernel or kernel, last), y, noise=noise)
     before = g
@@ -55,6 +55,13 @@ def objective(
         total -= widths[layer] * gaussian_kl(q, p)
         before = grams[layer]
     return total
+
+
+def _check_fit(g: Array, y: Array, widths: Array, **layers: Array) -> None:
+    ((name, matrices),) = layers.items()
+    check_shapes(**{
+        name: (matrices, "depth n n"), "g": (g, "n n"), "y": (y, "n c"), "widths": (widths, "depth")
+    })  # fmt: skip
 
 
 class Forward(NamedTuple):
@@ -112,9 +119,9 @@ def regression_objective(
     are 0.
 
     Raises:
-      ValueError: If there is not one width a layer.
+      ValueError: If shapes do not fit, or there is not one width a layer.
     """
-    check_shapes(raw=(raw, "depth n n"), widths=(widths, "depth"))
+    _check_fit(g, y, widths, raw=raw)
     state = forward(raw, g, kernel=kernel, output_kernel=output_kernel)
     return log_marginal_likelihood(state.kernel, y, noise=noise) - jnp.sum(widths * state.kls)
 

@@ -8,6 +8,7 @@ from rml.errors import UserError
 from rml.kernels.layers import exact_factor
 from rml.ops.precision import full_precision
 from rml.ops.psd import require_positive_definite, solve_lower
+from rml.ops.shapes import check_shapes
 from rml.ops.similarity import alike
 
 BISECTIONS = 200
@@ -39,9 +40,11 @@ def deep_linear_grams(
 
     Raises:
       UserError: If `g` is singular to rounding, or the widths make the optimum singular.
+      ValueError: If shapes do not fit.
 
     Source: Yang et al., arXiv:2108.13097, the appendix on deep linear machines.
     """
+    check_shapes(g=(g, "n n"), y=(y, "n c"), widths=(widths, "depth"))
     n, c = y.shape
     require_positive_definite("the Gram matrix of the inputs", g)
     if not isinstance(widths, jax.core.Tracer):

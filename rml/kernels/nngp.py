@@ -58,7 +58,11 @@ def log_marginal_likelihood(
       k: Kernel matrix of the outputs.
       y: Targets.
       noise: Variance.
+
+    Raises:
+      ValueError: If the targets do not fit the kernel matrix.
     """
+    check_shapes(kernel=(k, "p p"), y=(y, "p c"))
     return noisy_log_density(y, k, noise=noise)
 
 

@@ -211,6 +211,22 @@ def test_wrong_options_of_solve_are_named(unchecked, options, message):
         solve(jnp.ones((5, 2)), jnp.ones((2, 2)), **options)
 
 
+@pytest.mark.parametrize(
+    ("prototypes", "affinity", "message"),
+    [
+        ((2, 3), (5, 5), r"x \(5, 2\) as \[n, d\], prototypes \(2, 3\) as \[c, d\]"),
+        ((2,), (5, 5), r"prototypes \(2,\) as \[c, d\]"),
+        ((2, 2), (5, 4), r"affinity \(5, 4\) as \[n, n\]"),
+        ((2, 2), (1, 1), r"affinity \(1, 1\) as \[n, n\]"),
+    ],
+)
+def test_prototypes_and_affinities_of_other_points_are_refused(
+    unchecked, prototypes, affinity, message
+):
+    with pytest.raises(ValueError, match=message):
+        solve(jnp.ones((5, 2)), jnp.ones(prototypes), affinity=jnp.ones(affinity))
+
+
 def test_wrong_options_of_the_method_are_named(unchecked, episode):
     support, labels, query, _ = episode()
     with pytest.raises(UserError, match="unknown graph 'directd'; did you mean 'directed'"):

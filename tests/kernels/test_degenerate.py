@@ -259,6 +259,24 @@ def test_targets_that_broadcasting_would_spread_are_refused(unchecked, normal):
         sparse.elbo(machine, x, labels, likelihood="categorical", **given)
 
 
+def test_matrices_and_targets_of_other_points_are_refused(unchecked, normal):
+    g, y, widths = kernels.input_gram(jnp.asarray(normal(27, 4, 3))), jnp.ones((4, 2)), jnp.ones(2)
+    layers, given = jnp.zeros((2, 4, 4)), dict(kernel=SE, noise=0.1)
+    calls = (
+        kernels.log_marginal_likelihood,
+        lambda g, y, noise: dkm.objective(layers, g, y, widths=widths, **given),
+        lambda g, y, noise: dkm.regression_objective(layers, g, y, widths=widths, **given),
+        lambda g, y, noise: deep_linear.deep_linear_grams(g, y, 9 * widths),
+    )
+    for call in calls:
+        for wrong in ((g[:3], y), (g, y[:3]), (g, y[:, 0]), (g[0], y)):
+            shapes = [re.escape(str(part.shape)) for part in wrong]
+            message = rf"shapes do not fit: .*{shapes[0]} as .*y {shapes[1]} as"
+            with pytest.raises(ValueError, match=message):
+                jax.eval_shape(partial(call, noise=0.1), *wrong)
+        jax.eval_shape(partial(call, noise=0.1), g, y)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
