@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rml.errors import UserError
@@ -9,7 +10,7 @@ from rml.kernels.layers import exact_factor
 from rml.ops.precision import full_precision
 from rml.ops.psd import require_positive_definite, solve_lower
 from rml.ops.shapes import check_shapes
-from rml.ops.similarity import alike
+from rml.ops.similarity import alike, wide
 
 BISECTIONS = 200
 
@@ -32,8 +33,8 @@ def deep_linear_grams(
     Args:
       g: Gram matrix of the inputs, positive definite.
       y: Outputs; their number c is the width of the output layer.
-      widths: ν of each hidden layer. Where c < n all must be greater than c, or the optimum is
-        singular.
+      widths: ν of each hidden layer. Where outputs have a rank below n, as where c < n, all must
+        be greater than c, or the optimum is singular.
 
     Returns:
       One matrix a layer, outermost last; inside `jit` NaN where `g` is singular.
@@ -55,6 +56,11 @@ def deep_linear_grams(
                 f"with {c} outputs for {n} points, fewer than points, every width must be greater "
                 f"than {c}, got {widths}: the optimal Gram matrices would be singular"
             )
+        if bool(jnp.any(widths <= c)) and _dependent(y):
+            raise UserError(
+                f"with outputs of a rank below {n}, the number of points, every width must be "
+                f"greater than {c}, got {widths}: the optimal Gram matrices would be singular"
+            )
     g, y, widths = alike(g, y, widths)
     factor = exact_factor(g)
     # By chance of rounding a singular matrix may have a factor too.
@@ -74,6 +80,14 @@ def deep_linear_grams(
     scales = _scales(d, jnp.append(widths, jnp.asarray(c, widths.dtype)))
     root = factor @ basis
     return jnp.einsum("ik,kl,jk->lij", root, scales, root)
+
+
+def _dependent(y: Array) -> bool:
+    """Whether rows of finite outputs are known to be linearly dependent."""
+    if isinstance(y, jax.core.Tracer):
+        return False
+    values = np.asarray(wide(y)[0])
+    return bool(np.isfinite(values).all()) and int(np.linalg.matrix_rank(values)) < len(values)
 
 
 @jax.jit

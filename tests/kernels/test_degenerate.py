@@ -100,6 +100,16 @@ def test_what_has_no_answer_is_one_clear_error(normal):
         deep_linear.deep_linear_grams(g, y, jnp.array([5.0, 2.0]))
 
 
+def test_many_outputs_of_a_low_rank_have_no_optimum_of_small_widths(normal):
+    g, y = kernels.input_gram(jnp.asarray(normal(0, 4, 9))), jnp.asarray(normal(1, 4, 5))
+    low = y.at[2].set(y[0])  # two points of the same outputs
+    with pytest.raises(UserError, match=r"rank below 4, .* every width must be greater than 5"):
+        deep_linear.deep_linear_grams(g, low, jnp.array([9.0, 5.0]))
+    for outputs, least in ((low, 9.0), (y, 5.0)):
+        found = deep_linear.deep_linear_grams(g, outputs, jnp.array([9.0, least]))
+        assert (jnp.linalg.eigvalsh(found)[:, 0] > 1e-4).all()
+
+
 @pytest.mark.slow
 def test_a_singular_gram_matrix_has_no_deep_linear_optimum(normal):
     """Whether or not rounding leaves it a Cholesky factor, which jitter would give it."""
