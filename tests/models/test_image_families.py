@@ -257,6 +257,14 @@ def test_arguments_of_timm_that_change_nothing(tmp_path, name, pooling, argument
     jax.tree.map(np.testing.assert_array_equal, found.variables, plain.variables)
 
 
+def test_heads_that_do_not_divide_the_width_are_told_with_their_file(tmp_path):
+    directory = timm_directory(tmp_path, "vit_timm", model_args={"num_heads": 3})
+    width = load_images(directory, heads=4).module.width
+    message = f"heads are 3 in {re.escape(str(directory))}; expected a divisor of width {width}"
+    with pytest.raises(UserError, match=message):
+        load_images(directory)
+
+
 def test_heads_of_a_width_that_published_models_share(tmp_path):
     lengths = {32: 384, 96: 3 * 384, 128: 4 * 384}
     wide = {

@@ -455,6 +455,13 @@ def test_tied_embeddings(tmp_path):
             )
             for value in values
         ),
+        *(
+            (source, {f"num_{key}": 3}, rf"{said} 3 in .*config\.json; expected a divisor of {of}")
+            for source, key, said, of in (
+                ("bert", "attention_heads", "heads are", "width 8"),
+                ("llama", "key_value_heads", "heads of keys are", "4"),
+            )
+        ),
         ("llama", {"hidden_act": None}, "unknown activation in .*config.json 'None'; expected one"),
         ("bert", {"hidden_act": ["gelu"]}, "unknown activation in .*config.json "),
     ],

@@ -109,6 +109,23 @@ def channels(config: Mapping[str, Any], file: Path, key: str) -> tuple[float, ..
     return tuple(map(float, found))
 
 
+def check_heads(module: Any, file: Path) -> None:
+    """Raises UserError unless heads divide the width, and those of keys the heads, if it has any.
+
+    Args:
+      module: The module.
+      file: Where its sizes were read, for the message.
+    """
+    heads = getattr(module, "heads", None)
+    if heads is None:
+        return
+    if getattr(module, "head_width", None) is None and module.width % heads:
+        raise UserError(f"heads are {heads} in {file}; expected a divisor of width {module.width}")
+    kv_heads = getattr(module, "kv_heads", None) or heads
+    if heads % kv_heads:
+        raise UserError(f"heads of keys are {kv_heads} in {file}; expected a divisor of {heads}")
+
+
 def part(config: Mapping[str, Any], file: Path, key: str) -> Mapping[str, Any]:
     """Reads a part of the config, empty where it is missing or null.
 

@@ -11,6 +11,7 @@ from rml.models.pretrained import clip, mobilenet, vit
 from rml.models.pretrained.configs import (
     architectures,
     beneath,
+    check_heads,
     check_timm,
     renamed,
     shape_of,
@@ -90,7 +91,9 @@ def find_images(
     family = _family(tensors, config, file)
     kept = {n: t for n, t in tensors.items() if not n.endswith("num_batches_tracked")}
     kept = kept if logits else without(kept, *family.heads)
-    return family.read(_Given(kept, config, file, options))
+    found = family.read(_Given(kept, config, file, options))
+    check_heads(found.module, file)
+    return found
 
 
 def _family(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path) -> Family:

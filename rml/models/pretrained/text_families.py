@@ -11,7 +11,7 @@ from rml.errors import UserError
 from rml.models.bert import Bert
 from rml.models.llama import Llama
 from rml.models.pretrained import bert, clip, llama, modernbert
-from rml.models.pretrained.configs import activation_entries, architectures
+from rml.models.pretrained.configs import activation_entries, architectures, check_heads
 from rml.models.pretrained.tensors import Layout, Tensor
 
 Config = Mapping[str, Any]
@@ -62,14 +62,19 @@ def find_text(config: Config, tensors: Tensors, file: Path, options: Config) -> 
     """
     named = next(iter(architectures(config, file)), None)
     if named is None and clip.OPENAI.text_positions in tensors:
-        return _clip(clip.OPENAI)(config, tensors, file, options)
+        return _checked(_clip(clip.OPENAI)(config, tensors, file, options), file)
     for family in FAMILIES:
         if named in family.names:
-            return family.read(config, tensors, file, options)
+            return _checked(family.read(config, tensors, file, options), file)
     if not config:
         raise UserError(f"there is no file {file}")
     titles = ", ".join(family.title for family in FAMILIES)
     raise UserError(f"{file} names the architecture {named!r}; expected one of: {titles}")
+
+
+def _checked(found: Found, file: Path) -> Found:
+    check_heads(found.module, file)
+    return found
 
 
 def layout_of(module: nn.Module) -> Layout:
