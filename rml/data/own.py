@@ -144,7 +144,7 @@ def json_lines(file: Path, *, expected: str) -> Iterator[tuple[str, dict[str, An
     for where, line in lines(file):
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also of a number or nesting beyond Python's
             raise DataError(f"{where} is not JSON: {error}") from error
         if not isinstance(entry, dict):
             raise DataError(f"{where} is {line:.80}, expected {expected}")
@@ -163,7 +163,7 @@ def read_json(file: Path) -> Any:
         raise DataError(f"there is no file {file}") from error
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error}") from error
-    except ValueError as error:  # JSON's errors and Unicode's
+    except (ValueError, RecursionError) as error:  # JSON's errors, Unicode's and Python's limits
         raise DataError(f"{file} is not JSON: {error}") from error
 
 

@@ -82,6 +82,8 @@ def test_beir_compressed_with_windows_line_ends_and_no_header(collection):
         ("corpus.jsonl", "", r"corpus\.jsonl is empty"),
         ("corpus.jsonl", lines(CORPUS) + "{", r"corpus\.jsonl, line 4 is not JSON"),
         ("corpus.jsonl", lines(CORPUS) + "[1]", r"corpus\.jsonl, line 4 is \[1\], expected an obj"),
+        ("corpus.jsonl", '{"n": ' + "1" * 5000 + "}", r"line 1 is not JSON: Exceeds the limit"),
+        ("corpus.jsonl", "[" * 100_000, r"line 1 is not JSON: maximum recursion depth"),
         ("corpus.jsonl", '{"text": "a"}', r"line 1: '_id' is None, expected a string"),
         ("corpus.jsonl", '{"_id": 5, "text": "a"}', r"line 1: '_id' is 5, expected a string"),
         ("corpus.jsonl", '{"_id": "d1"}', r"line 1: 'text' is None"),

@@ -506,6 +506,7 @@ def test_files_that_are_missing_or_damaged(tmp_path):
     [
         ("config.json", "[]", r"config.json holds \[\]; expected an object"),
         ("config.json", "[" * 100_000, "config.json is no JSON: maximum recursion depth"),
+        ("config.json", '{"n": ' + "1" * 5000 + "}", "config.json is no JSON: Exceeds the limit"),
         ("modules.json", "{}", "modules.json holds {}; expected a list"),
         ("modules.json", '[{"idx": 0}]', "lists {'idx': 0}; expected a module with 'type' and"),
         ("modules.json", "[3]", "lists 3; expected a module with 'type' and 'path'"),

@@ -71,7 +71,7 @@ def read_json(file: Path, kind: type = dict) -> Any:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"there is no file {file}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # JSON's errors, Unicode's and Python's limits
         raise UserError(f"{file} is no JSON: {error}") from None
     if not isinstance(found, kind):
         expected = "an object" if kind is dict else "a list"
