@@ -11,6 +11,7 @@ from pathlib import Path
 from rml.data.errors import DataError
 from rml.data.own import json_lines, lines
 
+GREATEST = 2**31 - 1  # grades are int32
 Judgements = list[tuple[str, str, int]]
 
 
@@ -99,6 +100,8 @@ def _read_judgements(
             if at == 0 and query not in queries and document not in documents:  # the header
                 continue
             raise DataError(f"{where}: the score is {score!r}, expected an integer") from None
+        if abs(grade) > GREATEST:
+            raise DataError(f"{where}: the score is {grade}, expected at most {GREATEST}")
         if query not in queries:
             raise DataError(f"{where}: there is no query {query!r} in queries.jsonl")
         if document not in documents:

@@ -97,6 +97,8 @@ def test_beir_compressed_with_windows_line_ends_and_no_header(collection):
         ("qrels/test.tsv", "q1\td1\t1.0", r"line 1: the score is '1\.0', expected an integer"),
         ("qrels/test.tsv", "q1\td9\tyes\nq1\td1\t1", r"line 1: the score is 'yes', expected"),
         ("qrels/test.tsv", "q9\td1\tyes\nq1\td1\t1", r"line 1: the score is 'yes', expected"),
+        ("qrels/test.tsv", QRELS + "q1\td2\t2147483648", r"line 5: the score is 21.*, expected"),
+        ("qrels/test.tsv", QRELS + "q1\td2\t-9147483648", r"line 5: the score is -9.*, expected"),
         ("qrels/test.tsv", QRELS + "q9\td2\t1", r"line 5: there is no query 'q9' in queries"),
         ("qrels/test.tsv", QRELS + "q1\td9\t1", r"line 5: there is no document 'd9' in corpus"),
         ("qrels/test.tsv", QRELS + "q1\td1\t1", r"line 5: 'd1' is judged twice for the query 'q1'"),
