@@ -403,6 +403,8 @@ class RecordSource(Source):
 
 def select(split: str, sizes: dict[str, int], *, name: str) -> list[tuple[str, np.ndarray]]:
     """Finds positions that a split string names, see `splits.parse`; errors name the set."""
+    if not isinstance(split, str):
+        raise DataError(f"{name!r}: split is {split!r}, expected a text such as 'train[:80%]'")
     try:
         return splits.parse(split, sizes)
     except ValueError as error:

@@ -1,3 +1,4 @@
+import re
 import zipfile
 
 import numpy as np
@@ -165,6 +166,12 @@ def test_what_is_wrong_is_named(save, arrays, message):
     name = save(**arrays)
     with pytest.raises(DataError, match=message):
         load(name, "train")
+
+
+@pytest.mark.parametrize("split", [None, 3, ["train"]])
+def test_a_split_is_a_text(save, unchecked, split):
+    with pytest.raises(DataError, match=re.escape(f"split is {split!r}, expected a text such as")):
+        load(save(x=IMAGES, y=LABELS), split)
 
 
 def test_files_that_are_none(tmp_path):
