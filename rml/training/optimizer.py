@@ -1,6 +1,7 @@
 """Optimisers and schedules from optax, chosen by config."""
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -166,7 +167,7 @@ def build_schedule(config: Mapping[str, Any], updates: int) -> optax.Schedule:
     else:
         raise unknown(
             "optimizer.schedule",
-            config["schedule"],
+            str(config["schedule"]),
             ("constant", "warmup_cosine", "warmup_linear"),
         )
     if not warmup:
@@ -203,6 +204,14 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
     missing = [key for key in KEYS if key not in config]
     if missing:
         raise UserError(f"config.optimizer has no {missing[0]!r}; it needs {', '.join(KEYS)}")
+    for key in KEYS:
+        value = config[key]
+        if key in ("name", "schedule") or isinstance(value, jax.Array):
+            continue
+        if not isinstance(value, Real):
+            raise UserError(f"optimizer.{key} is {value!r}, expected a number")
+        if key in ("accumulate", "warmup_steps") and value % 1 != 0:
+            raise UserError(f"optimizer.{key} is {value}, expected a whole number")
     accumulate = int(config["accumulate"])
     if accumulate < 1:
         raise UserError(f"optimizer.accumulate is {accumulate}, expected at least 1")
@@ -213,7 +222,7 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
             f"optimizer.accumulate is {accumulate}, more than the {steps} batches of the run"
         )
     decays = dict.fromkeys(("momentum", "b2"), 1)
-    sizes = ("learning_rate", "weight_decay", "clip_norm", "warmup_steps")
+    sizes = ("learning_rate", "final_scale", "weight_decay", "clip_norm", "warmup_steps")
     for key, most in {**decays, **dict.fromkeys(sizes, np.inf)}.items():
         value = config[key]
         if not isinstance(value, jax.Array) and not 0 <= value < most:
@@ -251,7 +260,7 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
             raise UserError(f"optimizer.weight_decay is {decay}, expected 0 with kar")
         transform = kar(schedule, (momentum, config["b2"]))
     else:
-        raise unknown("optimizer.name", name, ("adamw", "kar", "lamb", "lars", "sgd"))
+        raise unknown("optimizer.name", str(name), ("adamw", "kar", "lamb", "lars", "sgd"))
     if config["clip_norm"]:
         transform = optax.chain(optax.clip_by_global_norm(config["clip_norm"]), transform)
     if accumulate > 1:
