@@ -60,7 +60,7 @@ def test_damaged_npz(tmp_path):
     np.savez_compressed(file, a=np.arange(10_000))
     whole = file.read_bytes()
     changes = [
-        (whole.index(b"a.npy") + 100, 255, "Error -3 while decompressing"),
+        (whole.index(b"a.npy") + 100, 255, "(Error -3|Bad CRC)"),  # as zlib has packed it
         (whole.index(b"PK\1\2") + 8, 1, "encrypted"),
         (whole.index(b"PK\1\2") + 10, 99, "compression method is not supported"),
     ]
