@@ -34,7 +34,8 @@ def kd_loss(
       student: The student's logits.
       teacher: The teacher's logits; no gradient flows into them.
       labels: Accepted for uniformity; they are not read.
-      temperature: Temperature τ of both, above 0.
+      temperature: Temperature τ of both, above 0. A traced one of hundreds costs digits, as the
+        divergence is the rest of larger numbers there.
 
     Returns:
       The loss of each example, in float32 or wider; 0 where the distributions are equal.
@@ -147,7 +148,7 @@ def dkd_loss(
       labels: Classes in [0, k).
       target_weight: Weight α of the label's part.
       others_weight: Weight β of the part of the other classes.
-      temperature: Temperature τ of all, above 0.
+      temperature: Temperature τ of all, above 0. A traced one of hundreds costs digits.
 
     Returns:
       The loss of each example, in float32 or wider; 0 where the distributions are equal.
@@ -318,8 +319,11 @@ def _targets(teacher: Array, temperature: float | Array) -> Array:
 
 
 def _is_hot(temperature: float | Array) -> bool:
-    """Whether a temperature may be so high that divergences are lost in rounding."""
-    return not isinstance(temperature, int | float | np.number) or bool(temperature > _HOT)
+    """Whether a known temperature is so high that divergences are lost in rounding.
+
+    A traced one is not known, and what it would take to be sure is not paid for at each step.
+    """
+    return not isinstance(temperature, jax.core.Tracer) and bool(temperature > _HOT)
 
 
 def _apart(

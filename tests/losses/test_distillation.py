@@ -494,8 +494,8 @@ def test_at_any_temperature_the_divergence_has_its_digits(normal):
         x = x - np.sum(p * x, -1, keepdims=True)
         return np.log1p(np.sum(p * (np.expm1(x) - x), -1))
 
-    @jax.jit
-    def run(student, teacher, temperature):
+    @partial(jax.jit, static_argnames="temperature")
+    def run(student, teacher, *, temperature):
         def total(student):
             given = {"temperature": temperature, "others_weight": 1.0}
             parts = [
@@ -517,7 +517,7 @@ def test_at_any_temperature_the_divergence_has_its_digits(normal):
         label = excess(np.stack([own, 1 - own], -1), both)
         wanted = tau**2 * np.stack([excess(p, apart), among, label + among])
         rtol = 2e-3 if tau < 32 else 2e-6
-        slope, found = run(*map(jnp.float32, (student, teacher, tau)))
+        slope, found = run(*map(jnp.float32, (student, teacher)), temperature=tau)
         np.testing.assert_allclose(found, wanted, rtol=rtol)
         centred = (student - teacher) - (student - teacher).mean(-1, keepdims=True)
         if tau == 1e6:
