@@ -107,6 +107,41 @@ def starts(data: dict[str, Any], *, labelled: str) -> ConfigDict:
     )
 
 
+def tempscale(**changes: Any) -> ConfigDict:
+    """A config of TempScale and four rivals in a trained encoder; MiniLM if none is given.
+
+    Args:
+      **changes: Parts that replace others.
+    """
+    given: dict[str, Any] = dict(
+        experiment="retrieval.tempscale",
+        seed=0,
+        model=dict(name="minilm", run=""),
+        # What the methods choose from, equally many values each: temperatures, the length that is
+        # encoded as before, tokens of a chunk, shrinkage of the covariance.
+        candidates=dict(
+            tempscale=(0.4, 0.55, 0.7, 0.85, 1.0, 1.2),
+            last_layer=(0.4, 0.55, 0.7, 0.85, 1.0, 1.2),
+            log_length=(16.0, 32.0, 64.0, 128.0, 256.0, 512.0),
+            chunks=(32, 64, 96, 128, 256, 512),
+            whitening=(0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
+        ),
+        # In tokens: answers below are short, from there on long.
+        short=128,
+        long=256,
+        edges=(16, 32, 48, 64, 96, 128, 192, 256, 384, 513),
+        cuts=(16, 32, 64, 128, 256, 512),
+        cut_texts=40,
+        filter_texts=6,
+        timed=dict(texts=4, repeats=9),  # of encoding, with the temperature and without
+        dtype="float32",
+        precision="default",
+        mesh=parts.mesh(),
+        evaluation=dict(max_length=512, query_length=64, batch_tokens=4096),
+    )
+    return ConfigDict(given | changes)
+
+
 def pydocs(**changes: Any) -> dict[str, Any]:
     """Docstrings and code, with the splits of training and of both collections."""
     usual: dict[str, Any] = dict(train="train", validation="validation", test="test")

@@ -1,4 +1,4 @@
-"""TempScale beside what else keeps embeddings of long texts apart, on docstrings and their code.
+"""TempScale beside what else keeps embeddings of long texts apart, in a trained text encoder.
 
 Zhou et al., arXiv:2410.24200: attention's logits are divided by one temperature in every layer of a
 trained encoder. Beside it: the temperature in the last layer alone, a scale by the logarithm of the
@@ -6,11 +6,15 @@ length, the mean over chunks, whitening. Queries and documents have the same cha
 what a temperature of the documents alone does. The time of encoding is measured and not claimed,
 since seconds on a machine with other work differ by more than the two percent in question.
 Each has equally many values to choose from, by nDCG@10 of the long documents of the validation
-split, and is measured on the test split.
+split, and is measured on the test split. Chunks as long as the text and a whitening that only
+centres are ends of their values beyond which there is nothing.
 """
 
 from typing import Any
 
+import numpy as np
+
+from experiments.common.selection import at_edge
 from experiments.common.texts import TextModel
 from experiments.retrieval.tempscale_layers import measure_filter, measure_time
 from experiments.retrieval.tempscale_methods import (
@@ -81,11 +85,13 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     tries = check(config)
     model, progress = TextModel(config), Progress()
     embedders = Embedders(config, model)
-    parts = {part: sample(config, model, part) for part in ("validation", "test")}
-    on, data = parts["validation"], parts["test"]
+    on = sample(config, model, "validation")
+    data = sample(config, model, "test", without=frozenset(on.document_ids))
+    parts = {"validation": on, "test": data}
     texts = long_texts(config, model, data)
+    wanted, lengths = answer_lengths(model, on) >= config.long, answer_lengths(model, data)
+    require_queries(config, wanted, lengths)
     plain = {part: embedders.both(TEMPERED, 1.0, own) for part, own in parts.items()}
-    wanted = answer_lengths(model, on) >= config.long
     chosen: dict[str, float] = {}
     metrics = {f"tries_{name}": float(tries) for name in METHODS}
     for name in METHODS:
@@ -96,8 +102,9 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         )
         progress.note(f"validation, nDCG@10 on long documents by {name}: {scores}")
         chosen[name] = choice.temperature
-        metrics |= {f"chosen_{name}": float(chosen[name])}
-        metrics |= {f"validation_{name}": float(choice.ndcg.max())}
+        metrics[f"chosen_{name}"] = float(chosen[name])
+        metrics[f"at_edge_{name}"] = float(at_edge(chosen[name], values))
+        metrics[f"validation_{name}"] = float(choice.ndcg.max())
     found = {
         name: changed(embedders, name, value, data, plain["validation"])
         for name, value in chosen.items()
@@ -105,7 +112,6 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     # The reciprocal of the lowest smooths attention even where the chosen temperature is 1.
     inverse = embedders.both(TEMPERED, 1.0 / min(config.candidates[TEMPERED]), data)
     every = {name: ndcg(data, vectors) for name, vectors in {PLAIN: plain["test"], **found}.items()}
-    lengths = answer_lengths(model, data)
     metrics |= compare(config, every, ndcg(data, inverse), lengths)
     one_side = Vectors(plain["test"].queries, found[TEMPERED].documents)
     metrics["long_ndcg_tempscale_of_documents"] = mean_of(
@@ -116,6 +122,30 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     metrics |= measure_filter(config, run, embedders, texts)
     metrics |= measure_time(config, embedders, texts, chosen[TEMPERED])
     return metrics
+
+
+def require_queries(config: Any, wanted: np.ndarray, lengths: np.ndarray) -> None:
+    """Refuses samples that leave nothing to choose on or to compare, before they are embedded.
+
+    Args:
+      config: The run's config.
+      wanted: Which queries of the validation split have long answers.
+      lengths: Tokens of the answers of the test split.
+
+    Raises:
+      UserError: Fewer than two queries have a long or a short answer.
+    """
+    long, short = f"of {config.long} tokens or more", f"below {config.short} tokens"
+    for part, which, count in (
+        ("validation", long, wanted.sum()),
+        ("test", long, (lengths >= config.long).sum()),
+        ("test", short, (lengths < config.short).sum()),
+    ):
+        if count < 2:
+            raise UserError(
+                f"{count} queries of the {config.documents[part]} documents of documents.{part} "
+                f"have an answer {which}, expected 2 or more"
+            )
 
 
 def check(config: Any) -> int:

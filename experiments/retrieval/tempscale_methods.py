@@ -1,7 +1,7 @@
 """What embeds texts for the recipe of TempScale: a trained encoder, by every method."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -100,16 +100,26 @@ class Embedders:
         return Vectors(queries, self(name, value, data.documents))
 
 
-def sample(config: Any, model: TextModel, part: str) -> RetrievalData:
-    """Documents of a part drawn by the seed, with their queries."""
+def sample(
+    config: Any, model: TextModel, part: str, without: Collection[str] = ()
+) -> RetrievalData:
+    """Documents of a part drawn by the seed, with their queries.
+
+    Args:
+      config: The run's config.
+      model: The encoder, which knows the texts.
+      part: "validation" or "test".
+      without: Ids of documents that are not drawn: splits of pages have the same ones.
+    """
     data, count = model.corpus.collection(config.data.tasks[0], part), config.documents[part]
-    if count > len(data.documents):
+    left = [at for at, one in enumerate(data.document_ids) if one not in without]
+    if count > len(left):
         raise UserError(
-            f"documents.{part} is {count}, expected at most the {len(data.documents)} of "
+            f"documents.{part} is {count}, expected at most the {len(left)} of "
             f"{config.data.name!r} {config.data[part]!r}"
         )
     rng = np.random.default_rng([config.seed, part == "test"])
-    kept = set(rng.choice(len(data.documents), count, replace=False).tolist())
+    kept = {left[at] for at in rng.choice(len(left), count, replace=False)}
     judged = [
         row for row in zip(*map(np.ndarray.tolist, data.answers), strict=True) if row[1] in kept
     ]

@@ -26,9 +26,9 @@ from tests.texts import untrained_run, write_beir
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Forty-eight documents of 4 to 30 words, each asked for by its first three."""
+    """Sixty-four documents of 4 to 30 words, each asked for by its first three."""
     folder, rng = tmp_path_factory.mktemp("beir"), np.random.default_rng(0)
-    texts = [[f"w{n}" for n in rng.integers(0, 60, 4 + i % 27)] for i in range(48)]
+    texts = [[f"w{n}" for n in rng.integers(0, 60, 4 + i % 27)] for i in range(64)]
     write_beir(
         folder, [" ".join(t) for t in texts], [" ".join(t[:3]) for t in texts], "dev", "test"
     )
@@ -76,6 +76,7 @@ def test_it_chooses_on_validation_and_measures_what_it_says(config, tmp_path):
     found = tempscale.run(config, run)
     for name in METHODS:
         assert found[f"tries_{name}"] == 2
+        assert found[f"at_edge_{name}"] == 1  # of two values each is an end
         assert found[f"chosen_{name}"] in config.candidates[name]
         gain = found["long_ndcg_tempscale"] - found[f"long_ndcg_{name}"]
         if name != "tempscale":
@@ -114,6 +115,10 @@ def test_a_sample_has_the_queries_of_its_documents(config):
     assert tempscale_methods.sample(config, model, "test").document_ids == data.document_ids
     config.seed = 1
     assert tempscale_methods.sample(config, model, "test").document_ids != data.document_ids
+    own = tempscale_methods.sample(config, model, "validation")
+    others = tempscale_methods.sample(config, model, "test", without=own.document_ids)
+    assert len(others.documents) == 32
+    assert not set(others.document_ids) & set(own.document_ids)
 
 
 class Given:
@@ -246,20 +251,18 @@ def test_whitening_is_fitted_on_other_texts():
     [
         ({"candidates.chunks": (8,)}, "expected equally many"),
         ({"model.name": "bert"}, "untrained"),
-        ({"documents.test": 49}, "expected at most the 48"),
+        ({"documents.validation": 65}, "expected at most the 64"),
+        ({"documents.test": 35}, "expected at most the 34"),
         ({"cuts": (8, 81)}, "sampled documents have the 81 tokens"),
+        ({"long": 75}, "0 queries of the 30 .*documents.validation have .* of 75 tokens or more"),
+        ({"short": 2}, "0 queries of the 32 .*documents.test have .* below 2 tokens"),
     ],
 )
 def test_wrong_options_are_named(config, tmp_path, change, message):
     config = config.copy_and_resolve_references()
     with config.ignore_type(), config.unlocked():
         config.update_from_flattened_dict(change)
-    model = TextModel(config) if config.model.name == "run" else None
-
-    def prepare():
-        tempscale.check(config)
-        data = tempscale_methods.sample(config, model, "test")
-        tempscale_methods.long_texts(config, model, data)
-
+    run = RunDirectory(tmp_path / "run", config.to_dict())
     with pytest.raises(UserError, match=message):
-        prepare()
+        tempscale.run(config, run)
+    run.close()
