@@ -35,7 +35,7 @@ SLICES = flags.DEFINE_integer("num_slices", 1, "Slices of this topology.")
 SWEEP = flags.DEFINE_bool("sweep", False, "Try meshes, batch sizes and remat; print the best.")
 JSON = flags.DEFINE_string("json", None, "Write figures to a new file; - for standard output.")
 PLATFORM = flags.DEFINE_string("platform", "tpu", "tpu, or cuda: export the step for GPUs.")
-DEVICES = flags.DEFINE_integer("devices", 8, "Devices of --platform=cuda.")
+DEVICES = flags.DEFINE_integer("devices", None, "Devices of --platform=cuda, 8 if not given.")
 TOKENS = flags.DEFINE_integer("tokens", None, "Tokens of one text over all devices; no config.")
 HLO = flags.DEFINE_string("hlo", None, "Write the compiled program to a new file.")
 
@@ -119,8 +119,10 @@ def check_flags() -> None:
                 "--platform=cuda goes with --devices and --json: no --sweep, --hlo, --topology or "
                 "--num_slices"
             )
-        if DEVICES.value < 1:
+        if DEVICES.value is not None and DEVICES.value < 1:
             raise UserError(f"devices is {DEVICES.value}, expected at least 1")
+    elif DEVICES.value is not None:
+        raise UserError("--devices goes with --platform=cuda; a TPU's --topology has its own")
     elif TOPOLOGY.value is None:
         raise UserError("no --topology; for example --topology=v5e:4x4")
     else:
@@ -137,7 +139,7 @@ def run(config: Any) -> None:
     if PLATFORM.value == "cuda":
         from tpu.cuda import export
 
-        write_json(export(config, DEVICES.value, write=out))
+        write_json(export(config, DEVICES.value or 8, write=out))
         return
     from tpu.compile import compile_step, topology_devices
     from tpu.report import check_fits, examine, show

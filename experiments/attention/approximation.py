@@ -67,18 +67,19 @@ def errors(part: Halves, rngs: Any, *, settings: HyperSettings, hashed: Any = Tr
         qkv = part.query, part.key, part.value
         return sorted_part(*qkv, here, planes, drawn, settings, width**-0.5).out
 
-    return _relative(jax.vmap(of_one)(rngs), part.out)
+    return relative(jax.vmap(of_one)(rngs), part.out)
 
 
-@functools.partial(jax.jit, static_argnames="keys")
-def errors_of_recent(part: Halves, *, keys: int) -> jax.Array:
-    """Relative errors [h] of attention to so many first and last keys in all, by head."""
-    chosen = jnp.r_[:SINKS, part.key.shape[1] - keys + SINKS : part.key.shape[1]]
+@functools.partial(jax.jit, static_argnames=("keys", "sinks"))
+def errors_of_recent(part: Halves, *, keys: int, sinks: int = SINKS) -> jax.Array:
+    """Relative errors [h] of attention to so many keys in all, first ones and last, by head."""
+    chosen = jnp.r_[:sinks, part.key.shape[1] - keys + sinks : part.key.shape[1]]
     key, value = (x[:, None, chosen] for x in (part.key, part.value))
-    return _relative(attend_part(part.query, key, value).out, part.out)
+    return relative(attend_part(part.query, key, value).out, part.out)
 
 
-def _relative(found: jax.Array, wanted: jax.Array) -> jax.Array:
+def relative(found: jax.Array, wanted: jax.Array) -> jax.Array:
+    """Relative errors [..., h] in Frobenius norm of outputs [..., g, r, t, k], by head."""
     error = jnp.linalg.norm(found - wanted, axis=(-2, -1)) / jnp.linalg.norm(wanted, axis=(-2, -1))
     return error.reshape(*error.shape[:-2], -1)
 

@@ -48,9 +48,8 @@ class Decoder:
           tokens: The text, [t].
           capture: Layers whose queries, keys and values are kept.
         """
-        x = self.params["tokens"]["embedding"][jnp.asarray(tokens)][None]
+        x, rngs = self._embedded(tokens), jax.random.split(jax.random.key(0), 1)
         starts, captured, last = [], {}, x
-        rngs = jax.random.split(jax.random.key(0), 1)
         for i in range(self.depth):
             starts.append(x[0])
             keep = i in capture
@@ -58,6 +57,23 @@ class Decoder:
             if keep:
                 captured[i] = kept
         return Exact(starts, np.asarray(self._nats(last, tokens))[0], captured)
+
+    def captured(self, tokens: np.ndarray, layers: Sequence[int]) -> dict[int, tuple]:
+        """Queries, keys and values of layers as `Exact` has them; those above are not computed.
+
+        Args:
+          tokens: The text, [t].
+          layers: Layers whose queries, keys and values are kept.
+        """
+        x, rngs, found = self._embedded(tokens), jax.random.split(jax.random.key(0), 1), {}
+        for i in range(max(layers) + 1):
+            x, _, kept = self._layer(i, x, rngs, "exact", {}, keep=i in layers)
+            if kept is not None:
+                found[i] = kept
+        return found
+
+    def _embedded(self, tokens: np.ndarray) -> jax.Array:
+        return self.params["tokens"]["embedding"][jnp.asarray(tokens)][None]
 
     def replaced(
         self, text: Exact, tokens: np.ndarray, rngs: Any, name: str, options: Mapping[str, Any],

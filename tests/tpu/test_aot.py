@@ -113,13 +113,17 @@ def test_flags_that_would_be_ignored_are_refused():
     cuda = {"platform": "cuda"}
     several = {"sweep": True}, {"hlo": "new"}, {"topology": "h100:8"}, {"num_slices": 2}
     said = checked(
-        cuda, *(cuda | one for one in several), {"topology": "v5e:2x2", "sweep": True, "hlo": "new"}
-    )
+        cuda, *(cuda | one for one in several),
+        {"topology": "v5e:2x2", "sweep": True, "hlo": "new"}, {"topology": "v5e:2x2", "devices": 4},
+    )  # fmt: skip
     alone = (
         "--platform=cuda goes with --devices and --json: no --sweep, --hlo, --topology or "
         "--num_slices"
     )
-    assert said == ["", *[alone] * 4, "--sweep goes with --topology and --json: no --hlo"]
+    assert said == [
+        "", *[alone] * 4, "--sweep goes with --topology and --json: no --hlo",
+        "--devices goes with --platform=cuda; a TPU's --topology has its own",
+    ]  # fmt: skip
 
 
 def test_a_text_that_devices_do_not_divide_is_named():
