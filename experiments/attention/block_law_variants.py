@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.attention.equal_keys import window_width
+from experiments.attention.equal_keys import window_keys, window_width
 from experiments.common.claims import with_bounds
 from rml.attention import (
     Law,
@@ -61,8 +61,7 @@ def keys(config: Any) -> dict[str, float]:
     for name in ("law", "uniform", "strided", "window"):
         own = options(config, name, config.late.tries[name][0])
         if name == "window":
-            seen = np.minimum(np.arange(1, n + 1), own["width"] + own["sinks"])
-            found[name] = float(seen.mean())
+            found[name] = window_keys(own["width"], n, sinks=own["sinks"])
         elif name == "strided":
             blocks = _blocks_of_stride(config, own["local"], own["stride"])
             found[name] = blocks * block - inside
@@ -121,7 +120,10 @@ def compared(config: Any) -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def summarised(found: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Mean errors, and by how much logarithms differ, with intervals over layers and heads."""
+    """Mean errors, and shares by which they are lower, with intervals over layers and heads.
+
+    Means and intervals are of differences of logarithms.
+    """
     logs = {name: np.log(own) for name, own in found.items()}
     means = {name: own.mean(axis=0).ravel() for name, own in logs.items()}
     metrics = {f"error_{name}": float(np.exp(own.mean())) for name, own in means.items()}
@@ -136,5 +138,5 @@ def summarised(found: Mapping[str, np.ndarray]) -> dict[str, float]:
         "gain_of_geometric_over_window": means["window"] - means["geometric"],
     }
     for name, values in pairs.items():
-        metrics |= with_bounds(name, t_interval(values))
+        metrics |= with_bounds(name, (-np.expm1(-end) for end in t_interval(values)))
     return metrics

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.attention.equal_keys import window_width
+from experiments.attention.equal_keys import window_keys, window_width
 from experiments.common.timing import least_seconds
 from rml.attention import (
     METHODS,
@@ -121,7 +121,8 @@ def variants(config: Any) -> dict[str, Variant]:
 
     def window(keys: float) -> Variant:
         width = window_width(keys, n, sinks=options.sinks)
-        return Variant(attention_of("window", width=width, sinks=options.sinks), keys)
+        seen = window_keys(width, n, sinks=options.sinks)
+        return Variant(attention_of("window", width=width, sinks=options.sinks), seen)
 
     nearest = segment_of("logsparse", n, keys, log_keys)
     seen = pattern_bias(logsparse_seen(n, nearest)[None], 1)

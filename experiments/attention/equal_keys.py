@@ -69,3 +69,14 @@ def window_width(keys: float, n: int, *, sinks: int) -> int:
     width = np.arange(1, n + 1)
     mean = (width * (width + 1) / 2 + (n - width) * (width + sinks)) / n
     return int(width[np.argmin(np.abs(mean - keys))])
+
+
+def window_keys(width: int, n: int, *, sinks: int) -> float:
+    """Number of keys that a query of a causal text sees on average by a window with sinks.
+
+    Args:
+      width: Width of the window.
+      n: Number of tokens.
+      sinks: Number of first tokens that are seen beyond the window.
+    """
+    return float(np.minimum(np.arange(1, n + 1), width + sinks).mean())

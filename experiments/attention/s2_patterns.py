@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.attention.equal_keys import window_width
+from experiments.attention.equal_keys import window_keys, window_width
 from experiments.common.small_lm import language_model
 from experiments.common.timing import least_seconds
 from rml.attention import METHODS, pattern_bias, shard_pattern, work
@@ -62,7 +62,8 @@ def variants(config: Any) -> dict[str, Variant]:
     def windowed(keys: float, sinks: int) -> Variant:
         width = window_width(keys, n, sinks=sinks)
         kept = bytes_of(lambda: module.init_cache(1, window=width, sinks=sinks)) / full
-        return Variant(functools.partial(_windowed, width=width, sinks=sinks), keys, kept)
+        seen = window_keys(width, n, sinks=sinks)
+        return Variant(functools.partial(_windowed, width=width, sinks=sinks), seen, kept)
 
     for stride in options.strides:
         own = _sharded(config, stride, shards=module.head_shape()[0], full=full)
@@ -90,7 +91,7 @@ def pattern_of(
 ) -> np.ndarray:
     """The pattern of a window of the small model.
 
-    One shard in all heads has the middle residue, of as many keys as all residues on average.
+    One shard in all heads has the middle residue, of nearly as many keys as all on average.
     """
     options = config.pattern
     return shard_pattern(

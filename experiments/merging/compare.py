@@ -2,11 +2,13 @@
 
 Ways differ in how many candidates they judge there, and in what they cost; the result tells both.
 Costs are floating-point operations and seconds until the model is there, and bytes that are kept
-for it. Each way is called once, so that its seconds have compilation in them. Twin-merging keeps
-more than one model, and a router that reads training images without labels. Claims are those of the
-papers of simple methods: TIES (Yadav et al., arXiv:2306.01708), DARE (Yu et al., arXiv:2311.03099),
-RegMean (Jin et al., arXiv:2212.09849) and AdaMerging (Yang et al., arXiv:2310.02575), beside task
-arithmetic (Ilharco et al., arXiv:2212.04089). Models, data and margins are this repository's.
+for it. Each way is called once, one after another: its seconds have in them the compilation of what
+no earlier way, or earlier run with the same cache, had compiled, and compare ways only where they
+are far apart. Twin-merging keeps more than one model, and a router that reads training images
+without labels. Claims are those of the papers of simple methods: TIES (Yadav et al.,
+arXiv:2306.01708), DARE (Yu et al., arXiv:2311.03099), RegMean (Jin et al., arXiv:2212.09849) and
+AdaMerging (Yang et al., arXiv:2310.02575), beside task arithmetic (Ilharco et al.,
+arXiv:2212.04089). Models, data and margins are this repository's.
 """
 
 import time

@@ -15,8 +15,8 @@ CAPTIONS = {
     "of low rank and a router, the others one model. Step 1: coefficients beside the mask move by "
     "1 a step.",
     "costs.png": "Accuracy over that of experts (%, with 95% intervals over test images), and what "
-    "a way costs: operations and seconds until its model is there, with the compilation of a first "
-    "call, megabytes that are kept.",
+    "a way costs: operations and seconds until its model is there, with the compilation of what no "
+    "earlier way had compiled, megabytes that are kept.",
     "tasks.png": "Test accuracy (%) of each way (rows) on each task (columns).",
 }
 NAMES = {

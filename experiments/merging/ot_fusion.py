@@ -110,6 +110,18 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
+def tries(config: Any) -> dict[str, int]:
+    """Learning rates and entropies that validation images choose from, by what is fine-tuned.
+
+    What is fused counts the options of its fusion, too. Those without fine-tuning are metrics.
+    """
+    rates, entropies = len(config.tuning.rates), len(config.alignment.regs)
+    fused = ("soft", "exchanged", "wide", "wide_exchanged")
+    found = dict.fromkeys(("parent_0", "parent_1", "vanilla"), rates)
+    found |= dict.fromkeys(fused, rates + entropies)
+    return {f"tuned_{name}": count for name, count in found.items()}
+
+
 def check(config: Any) -> None:
     """Raises `UserError` unless there are values to try, and hard tries for all soft ones."""
     if not 1 <= len(config.alignment.regs) <= len(SHARES):

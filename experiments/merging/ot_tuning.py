@@ -65,7 +65,6 @@ def after_tuning(
         metrics[f"tuned_rate_{place}"] = tuned[name].rate
         metrics[f"rate_at_edge_{place}"] = at_edge(tuned[name].rate, config.tuning.rates)
         Progress().note(f"{name}, fine-tuned: {100 * own.mean():.1f}% of test images")
-    metrics["tuned_tries"] = float(len(config.tuning.rates))
     metrics["flops_narrow_over_wide"] = flops(config, pair.anchor) / flops(
         of_size(config, "wide"), wide
     )

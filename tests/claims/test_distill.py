@@ -47,10 +47,11 @@ def test_a_small_run_measures_every_claim_draws_and_is_loaded(measure, tmp_path)
     directory = tmp_path / "run"
     figures = {path.name for path in (directory / "figures").glob("*.png")}
     assert figures == set(distill.CAPTIONS)
-    assert metrics["tries"] == 1
     assert metrics["rate_student"] == DIGITS["rates"][0]
-    difference = metrics["accuracy_student"] - metrics["accuracy_alone"]
-    assert metrics["student_over_alone"] == pytest.approx(difference, abs=1e-6)
+    for one, other in (("student", "alone"), ("alone", "fixed"), ("alone", "apart")):
+        difference = metrics[f"accuracy_{one}"] - metrics[f"accuracy_{other}"]
+        assert metrics[f"{one}_over_{other}"] == pytest.approx(difference, abs=1e-6)
+    assert distill.tries(small()) == dict.fromkeys(distill_tasks.SIDES, len(DIGITS["rates"]))
     images = np.zeros((3, 8, 8, 1), np.uint8)
     for name in ("teacher", "student_0", "alone_0"):
         found = rml.load(directory / "methods" / name)
