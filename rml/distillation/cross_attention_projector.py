@@ -82,8 +82,7 @@ class CrossAttentionProjector(nn.Module):
             query = self._table("query", nn.initializers.normal(1.0), (1, count, self.width))
         elif query.shape != (b, count, self.width):
             raise ValueError(f"query has shape {query.shape}, expected {(b, count, self.width)}")
-        square = ("embed", "embed")
-        query = nn.relu(layers.dense(self.width, square, name="query_in", **drawn)(query))
+        query = nn.relu(layers.dense(self.width, ("embed", "mlp"), name="query_in", **drawn)(query))
         heads, axes = (self.heads, self.width // self.heads), ("embed", "heads", "kv")
         query, key, value = (
             HeadDense(heads, axes, name=name, **drawn)(source)

@@ -165,18 +165,20 @@ def dkd_loss(
     check_indices("labels", labels, student.shape[1])
     own = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
 
-    def parts(logs: Array) -> tuple[Array, Array]:
+    def parts(logits: Array, logs: Array) -> tuple[Array, Array]:
         rest = jnp.where(own, -jnp.inf, logs)
-        some = jnp.any(rest > -jnp.inf, axis=-1)
+        some = jnp.any(rest > -jnp.inf, axis=-1)[:, None]
         # The logarithm of a sum of zeros has no finite gradient: another sum takes its place.
-        total = jax.nn.logsumexp(jnp.where(some[:, None], rest, 0), axis=-1)
+        total = jax.nn.logsumexp(jnp.where(some, rest, 0), axis=-1)
         label = jnp.sum(jnp.where(own, logs, 0), axis=-1)
-        binary = jnp.stack([label, jnp.where(some, total, -jnp.inf)], axis=-1)
-        # The label's place holds a constant, which both distributions have and no sum reads.
-        return binary, jnp.where(own, 0, logs - total[:, None])
+        binary = jnp.stack([label, jnp.where(some[:, 0], total, -jnp.inf)], axis=-1)
+        # Of logits, and not of `logs` less `total`: both are large where the label is sure. The
+        # label's place holds a constant, which both distributions have and no sum reads.
+        among = _logs(jnp.where(own, -jnp.inf, jnp.where(some, logits, 0)), temperature)
+        return binary, jnp.where(own, 0, jnp.where(some, among, -jnp.inf))
 
-    ours, others = parts(_logs(student, temperature))
-    theirs, known = parts(_targets(teacher, temperature))
+    ours, others = parts(student, _logs(student, temperature))
+    theirs, known = parts(jax.lax.stop_gradient(teacher), _targets(teacher, temperature))
     label = _divergence(theirs, ours)
     among = jnp.sum(jnp.where(own, 0, _divergences(known, others)), axis=-1)
     if _is_hot(temperature):

@@ -42,12 +42,16 @@ def test_the_configs_of_a_recipe_are_found_without_reading_all():
     assert len(ranges._naming("kernels.steps")) == 1
 
 
-# A deep encoder repeats its blocks: one of a stage, or of a transformer, is traced like all.
+# A deep encoder repeats its blocks: one of a stage is traced like all, and two of a transformer, of
+# which ScaleKD takes the last for itself.
 SHALLOW = {
     name: functools.partial(encoder, depths=(1,) * 4) if "resnet" in name
-    else functools.partial(encoder, depth=1)
+    else functools.partial(encoder, depth=2)
     for name, encoder in ENCODERS.items() if name.startswith(("resnet", "vit"))
 }  # fmt: skip
+
+FEWEST = {"configs/distillation/distill_fashion.py": 7_000}
+"""Parameters that are trained, where they are few on purpose: of a small student."""
 
 
 @pytest.mark.slow
@@ -80,7 +84,7 @@ def test_config_trains_abstractly(path, tmp_path, monkeypatch):
     assert {len(own) for own in vectors.values()} <= {1}
     assert "loss" in metrics
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
-    assert parameters > 10_000
+    assert parameters > FEWEST.get(path, 10_000)
     # Images of one batch, or of one for each of the seeds or tasks that train side by side.
     size, beside = config.train.batch_size, config.get("seeds") or len(config.get("tasks", ()))
     expected = (beside, size) if beside else (size,)

@@ -454,7 +454,7 @@ def test_every_recipe_of_images_gives_the_features_of_its_encoder(name):
     embedder = recipe.encoder(config, state)
     one = jax.ShapeDtypeStruct((2, *config.data.image_shape), np.uint8)
     found = jax.eval_shape(embedder.function, embedder.variables, one)
-    assert found.shape == (2, config.model.features)
+    assert found.shape == (2, (config.get("model") or config.student).features)
     assert embedder.batch_size == (config.get("evaluation") or config.features).batch_size
 
 

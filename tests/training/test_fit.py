@@ -138,7 +138,8 @@ def test_a_step_whose_evaluation_fails_is_saved_and_evaluated_by_the_next_start(
     state = fit(task, parts, **options)
     chex.assert_trees_all_equal(state.replace(key=0), expected.replace(key=0))
     assert untimed(parts) == untimed(whole)
-    assert not caplog.messages
+    slow = "Waiting for previous save"  # said of a slow disk
+    assert not [one for one in caplog.messages if not one.startswith(slow)]
 
 
 @pytest.mark.slow
