@@ -7,7 +7,7 @@ Needs `make weights`. Nothing is trained. `--config.model.name=run
 in a first measurement, which chose the least of them for two seeds of three, on a third of the
 queries.
 
-Result: results/tempscale, 21 min 23 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/tempscale, 18 min 56 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

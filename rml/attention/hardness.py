@@ -24,11 +24,14 @@ def heavy_mask(
     """Marks the keys that a query attends to exactly; quadratic, for tests and figures."""
     blocks = -(-key.shape[-2] // settings.block)
     rows = -(-query.shape[-2] // blocks)
-    places = [
-        jnp.argsort(sorted_order(x, planes, order=settings.order), axis=-1) for x in (query, key)
-    ]
+    rest = jnp.arange(key.shape[-2]) >= settings.sinks
+    of_queries = sorted_order(query, planes, order=settings.order)
+    of_keys = sorted_order(
+        key, planes, jnp.broadcast_to(rest, key.shape[:-1]), order=settings.order
+    )
+    places = [jnp.argsort(order, axis=-1) for order in (of_queries, of_keys)]
     first = (places[0] // rows * settings.block)[..., None]
-    return within(places[1][..., None, :], first, settings)
+    return within(places[1][..., None, :], first, settings) | ~rest
 
 
 class Hardness(NamedTuple):

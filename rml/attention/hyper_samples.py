@@ -35,6 +35,9 @@ class HyperSettings(NamedTuple):
         paper's ε²; infinity for no cap, as without planes, where no block has the large ones.
       kappa: Factor, in "value_norm", by which a row's sum without its block may be smaller than
         the largest one; infinity for no such floor.
+      sinks: First keys, padding included, that every query attends to exactly beside its block,
+        an addition of ours: most queries of many decoders look at the first tokens, whose column
+        of the attention matrix no sample stands for.
     """
 
     planes: int = 7
@@ -46,11 +49,13 @@ class HyperSettings(NamedTuple):
     overlap: bool = False
     cap: float = 1.0
     kappa: float = 100.0
+    sinks: int = 0
 
 
 def check_settings(settings: HyperSettings) -> None:
     """Raises a ValueError that names the setting that is out of its range."""
-    for name, least in (("block", 1), ("samples", int(not settings.planes)), ("least", 0)):
+    for name, least in (("block", 1), ("samples", int(not settings.planes)), ("least", 0),
+                        ("sinks", 0)):  # fmt: skip
         if (value := getattr(settings, name)) < least:
             raise ValueError(f"{name}={value}, expected at least {least}")
     if settings.sampling not in ("uniform", "value_norm"):

@@ -80,6 +80,7 @@ def hyper_attention(
     if s <= settings.least:
         return attend_in_blocks(query, key, value, visible, scale=scale)
     here = jnp.ones((b, s), bool) if visible.keys is None else jnp.asarray(visible.keys)
+    rest = here.at[:, : settings.sinks].set(False)  # those that are approximated
     grouped = query.reshape(b, g, h // g, t, k)
     of_planes, of_samples = jax.random.split(rng)
     planes = hyperplanes(of_planes, settings.planes, k) if settings.planes else None
@@ -88,13 +89,19 @@ def hyper_attention(
         def draw(level: int, value: Array, here: Array) -> Samples:
             return draw_samples(jax.random.fold_in(of_samples, level), value, here, settings)
 
-        part = causal_part(grouped, key, value, here, planes, draw, settings, scale)
+        part = causal_part(grouped, key, value, rest, planes, draw, settings, scale, here)
     else:
-        here = here[:, None]
-        asked = here if t == s else None  # other queries are other tokens, all of them there
-        drawn = draw_samples(of_samples, value, here, settings)
-        part = sorted_part(grouped, key, value, here, planes, drawn, settings, scale, asked)
-    return Part(part.out.reshape(b, h, t, -1), part.lse.reshape(b, h, t))
+        asked = here[:, None] if t == s else None  # others are other tokens, all of them there
+        rest = rest[:, None]
+        drawn = draw_samples(of_samples, value, rest, settings)
+        part = sorted_part(grouped, key, value, rest, planes, drawn, settings, scale, asked)
+    part = Part(part.out.reshape(b, h, t, -1), part.lse.reshape(b, h, t))
+    if not settings.sinks:
+        return part
+    first = slice(settings.sinks)
+    keys = Visible(here[:, first], causal=visible.causal)
+    sinks = attend_in_blocks(query, key[:, :, first], value[:, :, first], keys, scale=scale)
+    return merge_parts(sinks, part)
 
 
 def sorted_part(
@@ -232,6 +239,7 @@ def causal_part(
     draw: Callable[[int, Array, Array], Samples],
     settings: HyperSettings,
     scale: float,
+    asked: Bool[Array, "b t"] | None = None,
 ) -> Part:
     """Attends exactly and causally within the smallest pieces, then to what precedes second halves.
 
@@ -245,6 +253,7 @@ def causal_part(
         [pieces, b, g, n, v] of its first halves and which of them are there.
       settings: Longest piece; size, overlap and order of blocks.
       scale: Factor of the logits.
+      asked: Which queries are there rather than padding; as keys by default.
 
     Returns:
       The part of all keys up to each query.
@@ -257,9 +266,11 @@ def causal_part(
     short = -t % parts
     query = jnp.pad(query, [(0, 0)] * 3 + [(0, short), (0, 0)])
     key, value = (jnp.pad(x, [(0, 0)] * 2 + [(0, short), (0, 0)]) for x in (key, value))
-    here = jnp.broadcast_to(here[:, None], (b, g, t))
+    asked, here = (
+        jnp.broadcast_to(x[:, None], (b, g, t)) for x in (here if asked is None else asked, here)
+    )
     # Queries that fill up the last piece are sorted as the zeros that they are, as by the authors.
-    asked = jnp.pad(here, [(0, 0)] * 2 + [(0, short)], constant_values=True)
+    asked = jnp.pad(asked, [(0, 0)] * 2 + [(0, short)], constant_values=True)
     here = jnp.pad(here, [(0, 0)] * 2 + [(0, short)])
 
     def cut(x: Array, pieces: int, axis: int) -> Array:

@@ -130,8 +130,10 @@ def by_matrix(query, key, value, here=None, *, causal=False):
         HyperSettings(block=40, samples=0, least=10),
         HyperSettings(block=64, samples=3, least=10),  # no sample lies outside the only block
         HyperSettings(block=6, samples=3, least=40),
+        HyperSettings(block=40, samples=0, least=10, sinks=3),
+        HyperSettings(block=6, samples=2, least=0, sinks=39),
     ],
-    ids=["one block", "larger block", "short"],
+    ids=["one block", "larger block", "short", "sinks", "sinks alone"],
 )
 def test_it_is_exact_in_its_limits(settings, causal):
     """Also where the last of four causal pieces is short."""
@@ -142,6 +144,45 @@ def test_it_is_exact_in_its_limits(settings, causal):
     exact = by_matrix(*arrays, here, causal=causal)
     np.testing.assert_allclose(found.out, exact.out, atol=2e-6)
     np.testing.assert_allclose(found.lse, exact.lse, atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", ["uniform", "value_norm"])
+def test_sinks_are_seen_exactly_and_the_rest_is_approximated_without_them(sampling):
+    """Other queries than keys; those in the heavy mask are the sinks and the blocks of the rest."""
+    query, key, value = inputs(30, 47)
+    settings = HyperSettings(planes=4, block=6, samples=7, least=0, sampling=sampling, sinks=3)
+    run = partial(hyper_attention, rng=jax.random.key(5))
+    found = run(query, key, value, settings=settings)
+    # So many blocks have the 44 keys that are left, too.
+    rest = run(query, key[:, :, 3:], value[:, :, 3:], settings=settings._replace(sinks=0))
+    sinks = by_matrix(query, key[:, :, :3], value[:, :, :3], np.ones((2, 3), bool), causal=False)
+    share = 1 / (1 + np.exp(rest.lse - sinks.lse))[..., None]
+    np.testing.assert_allclose(found.out, share * sinks.out + (1 - share) * rest.out, atol=5e-6)
+    np.testing.assert_allclose(found.lse, np.logaddexp(rest.lse, sinks.lse), atol=5e-6)
+    planes = hyperplanes(jax.random.key(0), 4, 8)
+    one, other = query[:, :2], key
+    mask = heavy_mask(one, other, planes, settings)
+    assert mask[..., :3].all()
+    blocks = heavy_mask(one, other[:, :, 3:], planes, settings._replace(sinks=0))
+    np.testing.assert_array_equal(mask[..., 3:], blocks)
+
+
+@pytest.mark.slow
+def test_causal_sinks_take_away_the_error_of_a_column_that_all_look_at():
+    query, key, value = inputs(40, 40)
+    key = key.at[:, :, 1:].multiply(0.3)
+    query = query + 3 * jnp.repeat(key[:, :, :1], query.shape[1] // key.shape[1], axis=1)
+    visible, rng = Visible(causal=True), jax.random.key(2)
+    exact = by_matrix(query, key, value, np.ones((2, 40), bool), causal=True).out
+    settings = HyperSettings(planes=3, block=4, samples=4, least=10)
+    errors = [
+        np.linalg.norm(
+            hyper_attention(query, key, value, visible, rng=rng, settings=own).out - exact
+        )
+        for own in (settings, settings._replace(sinks=1))
+    ]
+    assert errors[1] < errors[0] / 3
 
 
 @pytest.fixture(scope="module")
@@ -477,6 +518,7 @@ def test_hardness_of_uniform_and_of_one_hot_attention():
     ("settings", "message"),
     [
         (HyperSettings(block=0), "block=0"),
+        (HyperSettings(sinks=-1), "sinks=-1"),
         (HyperSettings(samples=-1), "samples=-1"),
         (HyperSettings(planes=0, samples=0), "samples=0, expected at least 1"),
         (HyperSettings(planes=31, least=0), "planes=31"),
