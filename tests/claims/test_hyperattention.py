@@ -1,7 +1,5 @@
 """HyperAttention's recipe on a small random model; `make claims` measures a trained one."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +10,9 @@ from experiments.attention import approximation, hyperattention
 from experiments.attention.equal_keys import keys_of, options_of
 from experiments.attention.layerwise import Decoder
 from experiments.ranges import checked_experiment
-from rml import models
 from rml.errors import UserError
 from rml.evaluation.long_text import token_nats
-from tests.claims.drawn_models import drawn
+from tests.claims.drawn_models import drawn_decoder
 from tests.system.two_steps import override
 
 SMALL = {
@@ -30,10 +27,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def model():
-    module = models.Llama(
-        vocabulary=32, width=16, depth=4, heads=4, kv_heads=2, head_width=8, mlp=16, tied=True
-    )
-    return SimpleNamespace(module=module, variables=drawn(module), tokenizer=None)
+    return drawn_decoder()
 
 
 def texts(*_):

@@ -1,7 +1,5 @@
 """The recipe of long layers on a small random model; `make claims` measures a trained one."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +9,10 @@ from configs.attention import hyperattention_long as config_file
 from experiments.attention import approximation, hyperattention_long, long_halves
 from experiments.attention.layerwise import Decoder
 from experiments.attention.long_halves import Method, exact_halves, log_errors, method_of
-from rml import models
 from rml.attention import hardness
 from rml.attention.hyper_samples import HyperSettings
 from rml.errors import UserError
-from tests.claims.drawn_models import drawn
+from tests.claims.drawn_models import drawn_decoder
 from tests.system.two_steps import override
 
 SMALL = {
@@ -28,10 +25,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def model():
-    module = models.Llama(
-        vocabulary=32, width=16, depth=4, heads=4, kv_heads=2, head_width=8, mlp=16, tied=True
-    )
-    return SimpleNamespace(module=module, variables=drawn(module), tokenizer=None)
+    return drawn_decoder()
 
 
 def texts(config, part, tokenizer, length):
