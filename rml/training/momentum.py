@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from rml.errors import unknown
 from rml.training.optimizer import Optimizer
-from rml.training.task import Metrics, Task, TrainState, at_updates, gradient_task
+from rml.training.task import Metrics, Task, TrainState, at_updates, gradient_task, start_average
 
 Schedule = Callable[[int | Int[Array, ""]], Float[Array, ""]]
 
@@ -103,7 +103,8 @@ def momentum_task(
       **around: Further arguments of `gradient_task`.
 
     Returns:
-      The task. After each update the average moves; its metrics add the momentum.
+      The task. After each update the average moves, which is of float32 at least; its metrics add
+      the momentum.
     """
 
     def start(key: Any, variables: PyTree) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def momentum_task(
             name: {part: tree[part] for part in averaged if part in tree}
             for name, tree in variables.items()
         }
-        return {"momentum": jax.tree.map(jnp.array, average), **extra(key)}
+        return {"momentum": start_average(average), **extra(key)}
 
     def move(before: TrainState, state: TrainState) -> tuple[dict[str, Any], Metrics]:
         share, average = momentum(before.step), before.extra["momentum"]

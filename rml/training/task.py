@@ -45,7 +45,7 @@ class TrainState(struct.PyTreeNode):
       opt_state: Optimiser state.
       key: Typed key, the same through the whole run; step t draws from `fold_in(key, t)`.
       model_state: Other variable collections of the model, such as `batch_stats`.
-      ema_params: Exponential moving average of `params`, or None.
+      ema_params: Exponential moving average of `params` as `start_average` begins it, or None.
       extra: Further state of a method: momentum encoder, queue, class embeddings.
     """
 
@@ -64,8 +64,10 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def inference_params(self) -> PyTree:
-        """The averaged parameters where an average is kept, else the parameters."""
-        return self.params if self.ema_params is None else self.ema_params
+        """The averaged parameters in the types of the parameters, which stand in without any."""
+        if self.ema_params is None:
+            return self.params
+        return optax.tree.cast_like(self.ema_params, self.params)
 
     @property
     def variables(self) -> PyTree:
@@ -82,7 +84,8 @@ class TrainState(struct.PyTreeNode):
         params = optax.apply_updates(self.params, updates)
         ema_params = self.ema_params
         if ema_params is not None:
-            moved = optax.incremental_update(params, ema_params, 1 - optimizer.ema_decay)
+            online = optax.tree.cast_like(params, ema_params)
+            moved = optax.incremental_update(online, ema_params, 1 - optimizer.ema_decay)
             ema_params = at_updates(optimizer, self.step, moved, ema_params)
         return self.replace(
             step=self.step + 1,
@@ -91,6 +94,17 @@ class TrainState(struct.PyTreeNode):
             ema_params=ema_params,
             **changes,
         )
+
+
+def start_average(tree: PyTree) -> PyTree:
+    """Copies arrays for a moving average, in float32 at least, lest it round its steps away."""
+
+    def start(leaf: Any) -> Array:
+        dtype = jnp.result_type(leaf)
+        wide = jnp.issubdtype(dtype, jnp.inexact)
+        return jnp.array(leaf, jnp.promote_types(dtype, jnp.float32) if wide else dtype)
+
+    return jax.tree.map(start, tree)
 
 
 def at_updates(optimizer: Optimizer, step: Any, moved: PyTree, before: PyTree) -> PyTree:
@@ -123,7 +137,7 @@ def create_state(
         opt_state=optimizer.transform.init(params),
         key=key,
         model_state=model_state,
-        ema_params=jax.tree.map(jnp.array, params) if optimizer.ema_decay else None,
+        ema_params=start_average(params) if optimizer.ema_decay else None,
         extra=extra,
     )
 

@@ -127,6 +127,23 @@ def test_averages_move_where_gathered_gradients_move_the_parameters():
     assert np.abs(found[0][0]["w"] - found[0][2]["w"]).max() > 0.1
 
 
+def test_averages_of_half_precision_move_by_steps_that_it_would_round_away():
+    options = around(lambda params, state, batch: Loss(jnp.sum(params["w"] * batch)))
+    settings = {**OPTIMIZER, "ema_decay": 0.999}
+    options |= {
+        "init_variables": lambda key: {"params": {"w": jnp.asarray(START, jnp.bfloat16)}},
+        "optimizer": build_optimizer(settings, steps=20),
+    }
+    task = momentum_task(momentum=lambda step: 0.999 + 0 * step, averaged=("w",), **options)
+    state, average, step = task.init(jax.random.key(0)), START, jax.jit(task.step)
+    for _ in range(20):
+        state, _ = step(state, BATCH)
+        average = 0.999 * average + 0.001 * np.asarray(state.params["w"], np.float64)
+    for moved in (state.ema_params, state.extra["momentum"]["params"]):
+        np.testing.assert_allclose(moved["w"], average, rtol=1e-5)
+    assert state.inference_params["w"].dtype == state.params["w"].dtype == jnp.bfloat16
+
+
 def test_variables_are_those_of_the_average_and_of_a_loss_its_own():
     task = plain(loss)
     state = task.init(jax.random.key(0)).replace(ema_params={"w": 2 * START})
