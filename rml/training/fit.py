@@ -224,7 +224,8 @@ def fit(
       Interrupted: SIGTERM or SIGINT came; the state was saved first.
       NonFiniteLoss: The loss became NaN or infinite; the last good checkpoint stays.
       UserError: A batch or parameter that the mesh does not divide; unreadable or lost
-        checkpoints; checkpoints or metrics that cannot be written.
+        checkpoints; checkpoints or metrics that cannot be written; data that end before the last
+        step, whose state is saved first.
     """
     if steps < 1:
         raise UserError(f"train.steps is {steps}, expected at least 1")
@@ -323,7 +324,17 @@ class _Loop:
                 self.save(step, state)
                 self.checkpoints.wait()
                 raise Interrupted(self.received[0], step)
-            state, metrics = self.compiled.step(state, next(self.iterator))
+            try:
+                batch = next(self.iterator)
+            except StopIteration:
+                self.save(step, state)
+                self.checkpoints.wait()
+                raise UserError(
+                    f"the data end after {step} of {self.steps} steps, whose state is saved; "
+                    "expected batches without end (repeat=True of rml.data.batches), or fewer "
+                    "train.steps"
+                ) from None
+            state, metrics = self.compiled.step(state, batch)
             step += 1
             for value in metrics.values():
                 value.copy_to_host_async()

@@ -151,8 +151,9 @@ class Task:
       step: `step(state, batch) -> (state, metrics)`, traceable; `metrics["loss"]` is required and
         every metric is a scalar, or a vector whose name ends in a slash and whose entry i is
         written under `<name>i`.
-      batches: `batches(part=0, parts=1) -> IterDataset`: Grain batches on the host, this part of
-        `parts` equal parts of each global batch; the iterator's state is the next batch's number.
+      batches: `batches(part=0, parts=1) -> IterDataset`: Grain batches on the host, without end,
+        this part of `parts` equal parts of each global batch; the iterator's state is the next
+        batch's number.
       evaluate: `evaluate(state) -> metrics`, Python floats; runs on the host, jits what it needs,
         by all processes at once. The state is as it lies on the mesh.
       batch_spec: `jax.ShapeDtypeStruct` of a global batch, for compiling without data.

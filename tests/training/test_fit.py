@@ -9,6 +9,7 @@ import sys
 from types import SimpleNamespace
 
 import chex
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +32,7 @@ from rml.training.checkpoint import saved_config, steps_saved
 from rml.training.config_file import extended_from
 from rml.training.digests import DIGESTS
 from rml.training.fit import _SyncPoints
+from tests.training.conftest import Batches
 
 CONFIG = {"experiment": "toy", "train": {"steps": 40}}
 
@@ -322,6 +324,24 @@ def test_a_nan_in_the_data_stops_the_run_at_its_step(make_task, tmp_path):
         fit(make_task(), run, steps=40, progress=StopAt(16, signal.SIGTERM))
     saved = sorted(int(p.name) for p in run.checkpoints.iterdir() if p.name.isdigit())
     assert saved[-1] == 16
+
+
+@pytest.mark.slow
+def test_data_that_end_too_early_are_an_error_after_what_was_trained_is_saved(make_task, tmp_path):
+    task = make_task()
+    short = grain.MapDataset.source(Batches(None)).seed(0)[:6]
+    ending = dataclasses.replace(task, batches=lambda part, parts: short.to_iter_dataset())
+    for _ in range(2):  # a second start finds no more data
+        run = open_run(tmp_path)
+        with pytest.raises(
+            UserError, match="the data end after 6 of 9 steps, whose state is saved"
+        ):
+            fit(ending, run, steps=9)
+        assert steps_saved(run.checkpoints) == [6]
+        run.close()
+    continued = fit(task, open_run(tmp_path), steps=9)
+    whole = fit(task, open_run(tmp_path / "whole"), steps=9)
+    chex.assert_trees_all_equal(continued.params, whole.params)
 
 
 @pytest.mark.slow
