@@ -89,8 +89,12 @@ class CompiledTask:
           mesh: Devices.
           rules: Pairs of logical axis and mesh axes.
           seed: Seed of the run's key.
+
+        Raises:
+          UserError: The seed is not in 0..2**32 - 1; a batch or parameter that the mesh does not
+            divide.
         """
-        self._init, self._key = task.init, jax.random.key(seed)
+        self._init, self._key = task.init, _key(seed)
         # Traced without the mesh: linen makes some kernels flat and would constrain them by the
         # axes of their final shape.
         boxed = jax.eval_shape(task.init, self._key)
@@ -118,6 +122,13 @@ def _made(init: Callable[[Any], TrainState], key: Any, places: Any) -> TrainStat
     return nn.meta.unbox(jax.jit(init, out_shardings=places)(key))
 
 
+def _key(seed: int) -> Any:
+    """Makes the key of a run; JAX would take the seed modulo 2**32."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}, expected a whole number from 0 to {2**32 - 1}")
+    return jax.random.key(seed)
+
+
 def on_devices(batches: grain.IterDataset, shardings: Any, spec: Any) -> grain.IterDataset:
     """Puts global batches on the devices, read and moved ahead of their use."""
     prefetch = grain.experimental.ThreadPrefetchIterDataset
@@ -127,8 +138,12 @@ def on_devices(batches: grain.IterDataset, shardings: Any, spec: Any) -> grain.I
 
 
 def initial_state(task: Task, *, seed: int, mesh: Mesh | None = None) -> TrainState:
-    """Makes the state that a run of this seed starts from, on one device or laid on a mesh."""
-    key, places = jax.random.key(seed), None
+    """Makes the state that a run of this seed starts from, on one device or laid on a mesh.
+
+    Raises:
+      UserError: The seed is not in 0..2**32 - 1.
+    """
+    key, places = _key(seed), None
     if mesh is not None:
         places, _ = place(jax.eval_shape(task.init, key), mesh)
     return _made(task.init, key, places)
@@ -223,9 +238,9 @@ def fit(
     Raises:
       Interrupted: SIGTERM or SIGINT came; the state was saved first.
       NonFiniteLoss: The loss became NaN or infinite; the last good checkpoint stays.
-      UserError: A batch or parameter that the mesh does not divide; unreadable or lost
-        checkpoints; checkpoints or metrics that cannot be written; data that end before the last
-        step, whose state is saved first.
+      UserError: A seed that is not in 0..2**32 - 1; a batch or parameter that the mesh does not
+        divide; unreadable or lost checkpoints; checkpoints or metrics that cannot be written; data
+        that end before the last step, whose state is saved first.
     """
     if steps < 1:
         raise UserError(f"train.steps is {steps}, expected at least 1")

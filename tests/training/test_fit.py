@@ -25,6 +25,7 @@ from rml.training import (
     Progress,
     RunDirectory,
     fit,
+    initial_state,
     make_mesh,
     read_metrics,
 )
@@ -524,3 +525,15 @@ def test_moving_average_is_what_is_evaluated(make_task, tmp_path):
 def test_steps_must_be_positive(make_task, tmp_path):
     with pytest.raises(UserError, match=r"train\.steps is 0"):
         fit(make_task(), open_run(tmp_path), steps=0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_would_be_taken_for_another_is_an_error(make_task, tmp_path, seed):
+    task, said = make_task(), f"seed is {seed}, expected a whole number from 0 to 4294967295"
+    with pytest.raises(UserError, match=said):
+        fit(task, open_run(tmp_path), steps=5, seed=seed)
+    with pytest.raises(UserError, match=said):
+        CompiledTask(task, make_mesh(), seed=seed)
+    with pytest.raises(UserError, match=said):
+        initial_state(task, seed=seed)
+    initial_state(task, seed=2**32 - 1)
