@@ -47,12 +47,16 @@ def pair_batches(
       Batches of the shapes of `pair_spec`.
 
     Raises:
-      ValueError: If there are not as many rows of candidates as pairs, or a batch has no equal
-        parts.
+      ValueError: If there are not as many rows of candidates as pairs, a batch has no equal parts,
+        or there is no such part.
     """
     query, document, _ = collection.answers
+    if not 0 <= part < parts:
+        raise ValueError(f"part={part} is not in 0..{parts - 1}")
     if options["batch_size"] % parts:
         raise ValueError(f"batch_size={options['batch_size']} has no {parts} equal parts")
+    if parts > 1 and not options.get("drop_remainder", True):
+        raise ValueError(f"{parts} parts need equal batches: drop_remainder must be True")
     if len(candidates) != len(query):
         raise ValueError(
             f"{len(query)} pairs need as many rows of candidates, got {len(candidates)}"

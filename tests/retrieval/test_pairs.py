@@ -102,6 +102,21 @@ def test_a_batch_that_processes_cannot_share_is_refused(collection, tokenizer):
         pair_batches(tokenizer, collection, np.zeros((4, 2), int), **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"part": 2, "parts": 2}, r"part=2 is not in 0\.\.1"),
+        ({"part": -1, "parts": 2}, r"part=-1 is not in 0\.\.1"),
+        ({"part": 1}, r"part=1 is not in 0\.\.0"),
+        ({"parts": 2, "drop_remainder": False}, "2 parts need equal batches: drop_remainder must"),
+    ],
+)
+def test_parts_that_are_not_of_equal_batches_are_refused(collection, tokenizer, options, message):
+    given = dict(lengths=(8, 8), batch_size=2, seed=0, repeat=False) | options
+    with pytest.raises(ValueError, match=message):
+        pair_batches(tokenizer, collection, np.zeros((4, 2), int), **given)
+
+
 def test_candidates_of_other_pairs_are_refused(collection, tokenizer):
     with pytest.raises(ValueError, match="4 pairs need as many rows of candidates, got 5"):
         pair_batches(
