@@ -231,9 +231,10 @@ def chunked_encode(encoder: TextEncoder, size: int) -> Encode:
 
     def encode(variables: PyTree, tokens: Array, mask: Array) -> Array:
         b, t = tokens.shape
-        chunks = -(-t // size)
-        fill = ((0, 0), (0, chunks * size - t))
-        cut = [jnp.pad(x, fill).reshape(b * chunks, size) for x in (tokens, mask)]
+        width = max(1, min(size, t))  # a short batch is not filled up to the chunk
+        chunks = -(-t // width)
+        fill = ((0, 0), (0, chunks * width - t))
+        cut = [jnp.pad(x, fill).reshape(b * chunks, width) for x in (tokens, mask)]
         weights = cut[1].sum(axis=1).reshape(b, chunks, 1)
         vectors = apply(variables, *cut).reshape(b, chunks, -1)
         return normalize(jnp.sum(weights * jnp.where(weights > 0, vectors, 0.0), axis=1))

@@ -201,6 +201,13 @@ def test_chunks_are_weighted_by_their_tokens(variables):
 
 
 @pytest.mark.slow
+def test_a_text_in_one_chunk_needs_no_positions_beyond_its_own(variables):
+    longer = BERT.positions + 1
+    found = jax.jit(chunked_encode(ENCODER, longer))(variables, TOKENS, MASK)
+    np.testing.assert_allclose(found, plain(variables, TOKENS, MASK), atol=2e-6)
+
+
+@pytest.mark.slow
 def test_whitening_evens_the_directions_out():
     x = np.float32(RNG.normal(size=(200, 4)) @ RNG.normal(size=(4, 4)) + 5)
     values = np.linalg.eigvalsh(np.cov(np.asarray(x, float).T, bias=True))
