@@ -187,7 +187,9 @@ def read(path: Path, stated: Mapping[str, Any], space: Space) -> Found:
         )
     own = kept.pop(STATED)
     for name, value in stated.items():
-        if json.dumps(own[name]) != json.dumps(value):
+        # Values of a space are told apart as JSON has them; a share of 1 is one of 1.0.
+        there, here = (json.dumps(x) if name == "space" else x for x in (own[name], value))
+        if there != here:
             raise UserError(f"{path} is of another {name}, {own[name]}, expected {value}")
     found = Found(**kept)
     written = {name: [json.dumps(value) for value in own] for name, own in space.items()}
@@ -221,11 +223,13 @@ def moved(
     laws: Laws, space: Space, settings: Sequence[Setting], scores: Sequence[float], search: Search,
 ) -> dict[str, list[float]]:  # fmt: skip
     """Moves laws after a round towards the frequencies of values among the best settings."""
-    count = math.ceil(round(search.elite * len(settings), 9))  # 0.28 · 25 is above 7 by rounding
+    # 0.28 · 25 is above 7 by rounding.
+    count = max(math.ceil(round(search.elite * len(settings), 9)), 1)
     order = np.argsort(-_ranked(scores), kind="stable")[:count]
     new = {}
     for name, values in space.items():
-        places = [list(values).index(settings[i][name]) for i in order]
+        written = [repr(value) for value in values]  # 0 equals False, but is written apart
+        places = [written.index(repr(settings[i][name])) for i in order]
         frequency = np.bincount(places, minlength=len(values)) / count
         law = (1 - search.step) * np.asarray(laws[name]) + search.step * frequency
         new[name] = (law / law.sum()).tolist()

@@ -50,6 +50,21 @@ def test_a_share_of_draws_that_is_whole_is_not_rounded_up():
     np.testing.assert_allclose(new["a"], [0.0] * 18 + [1 / 7] * 7)
 
 
+def test_however_small_a_share_takes_the_best_setting():
+    settings, laws = [{"a": a} for a in (1, 2, 5, 9)], {"a": [0.25] * 4}
+    new = moved(
+        laws, {"a": SPACE["a"]}, settings, [0.0, 2.0, 1.0, 0.0], Search(elite=1e-12, step=1.0)
+    )
+    assert new["a"] == [0.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("values", [(0, False), (True, 1), (1, 1.0), ((0, 1), (False, True))])
+def test_values_that_equal_one_another_have_laws_of_their_own(values):
+    laws, settings = {"a": [0.5, 0.5]}, [{"a": value} for value in values]
+    new = moved(laws, {"a": values}, settings, [0.0, 1.0], Search(elite=0.5, step=1.0))
+    assert new["a"] == [0.0, 1.0]
+
+
 def test_a_space_of_one_setting_has_a_best_one():
     found = cross_entropy_search(lambda settings: [2.0] * len(settings), {"x": [1]})
     assert (found.best, found.rounds) == (({"x": 1}, 2.0), 1)
@@ -121,6 +136,19 @@ def test_a_file_of_another_search_is_refused(changes, message, tmp_path):
     path.write_text(json.dumps(old))
     with pytest.raises(UserError, match="does not say of which space, seed and search it is"):
         cross_entropy_search(separable, **own)
+
+
+def test_a_file_is_of_the_same_search_however_its_numbers_are_written(tmp_path):
+    own = {"space": SPACE, "path": tmp_path / "search.json"}
+    first = cross_entropy_search(separable, **own, search=Search(draws=6, rounds=2, step=1))
+    assert first == cross_entropy_search(
+        separable, **own, search=Search(draws=6, rounds=2, step=1.0)
+    )
+    with pytest.raises(UserError, match="of another space"):
+        cross_entropy_search(
+            separable, **own | {"space": SPACE | {"a": (True, 2, 5, 9)}},
+            search=Search(draws=6, rounds=2, step=1),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(
