@@ -32,6 +32,8 @@ KEYS = (
     "accumulate",
     "ema_decay",
 )
+# What decides which parts the program has.
+STRUCTURAL = ("warmup_steps", "clip_norm", "accumulate", "ema_decay")
 
 
 class Optimizer(NamedTuple):
@@ -68,7 +70,7 @@ class KarState(NamedTuple):
 
 
 def kar(
-    learning_rate: optax.ScalarOrSchedule, betas: tuple[float, ...] = (0.5, 0.95)
+    learning_rate: optax.ScalarOrSchedule, betas: tuple[float | jax.Array, ...] = (0.5, 0.95)
 ) -> optax.GradientTransformation:
     """Makes Kar3: three signs a step, of the gradient and of two averages of those before it.
 
@@ -194,7 +196,8 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
       The optimiser.
 
     Raises:
-      UserError: An unknown or missing key, an unknown name, or a value out of range.
+      UserError: An unknown or missing key, an unknown name, a value out of range, or a traced one
+        that decides which parts the program has.
     """
     if steps < 1:
         raise UserError(f"train.steps is {steps}, expected at least 1")
@@ -204,8 +207,11 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
     missing = [key for key in KEYS if key not in config]
     if missing:
         raise UserError(f"config.optimizer has no {missing[0]!r}; it needs {', '.join(KEYS)}")
+    structural = (*STRUCTURAL, "weight_decay") if config["name"] == "kar" else STRUCTURAL
     for key in KEYS:
         value = config[key]
+        if key in structural and isinstance(value, jax.core.Tracer):
+            raise UserError(f"optimizer.{key} must be one number for runs of one program")
         if key in ("name", "schedule") or isinstance(value, jax.Array):
             continue
         if not isinstance(value, Real):
@@ -251,9 +257,11 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
             optax.trace(momentum),
         )
     elif name == "sgd":
+        # A traced momentum keeps its buffer, be it 0 or not.
+        kept = momentum if isinstance(momentum, jax.Array) else momentum or None
         transform = optax.chain(
             optax.add_decayed_weights(decay, mask=decay_mask),
-            optax.sgd(schedule, momentum=momentum or None),
+            optax.sgd(schedule, momentum=kept),
         )
     elif name == "kar":
         if decay != 0:

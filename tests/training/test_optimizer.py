@@ -288,6 +288,37 @@ def test_wrong_configs(changes, steps, message):
         build_optimizer(config(**changes), steps=steps)
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("sgd", "clip_norm"),
+        ("adamw", "ema_decay"),
+        ("adamw", "accumulate"),
+        ("adamw", "warmup_steps"),
+        ("kar", "weight_decay"),
+    ],
+)
+def test_what_decides_the_parts_of_a_program_is_one_number_for_all_of_its_runs(name, key):
+    def built(value):
+        build_optimizer(config(name=name) | {key: value}, steps=10)
+
+    built(0 if key != "accumulate" else 1)
+    with pytest.raises(UserError, match=f"optimizer.{key} must be one number for runs of one"):
+        jax.vmap(built)(jnp.array([0.0, 0.5]))
+
+
+@pytest.mark.parametrize("name", ["adamw", "kar", "lamb", "lars", "sgd"])
+def test_the_momentum_may_differ_among_runs_of_one_program(name):
+    def moved(momentum):
+        settings = config(name=name, learning_rate=0.1) | {"momentum": momentum}
+        return run(build_optimizer(settings, steps=4).transform)
+
+    momenta = [0.0, 0.8]
+    found = jax.jit(jax.vmap(moved))(jnp.array(momenta))
+    for i, momentum in enumerate(momenta):
+        same(jax.tree.map(lambda x, i=i: x[i], found), moved(momentum))
+
+
 def test_a_missing_key_is_named():
     settings = config()
     del settings["b2"]
