@@ -54,17 +54,21 @@ def hard_negatives(
       query nor the query itself.
 
     Raises:
-      ValueError: If a pair names a query or a document that is not there, or a query has fewer
-        than `count` documents beside its answers and itself, or fewer whose score is finite.
+      ValueError: If a pair or `own` names a query or a document that is not there, `own` is not of
+        as many queries, or a query has fewer than `count` documents beside its answers and itself,
+        or fewer whose score is finite.
 
     Source: Izacard et al., Unsupervised Dense Information Retrieval with Contrastive Learning,
     arXiv:2112.09118, Section 4.3; Xiong et al., arXiv:2007.00808, mine anew during training.
     """
-    for name, found, size in (
-        ("query", query, len(queries)), ("document", document, len(documents)),
+    if own is not None and len(own) != len(queries):
+        raise ValueError(f"own has {len(own)} documents for {len(queries)} queries")
+    for name, found, least, size in (
+        ("query", query, 0, len(queries)), ("document", document, 0, len(documents)),
+        ("own", np.array([], int) if own is None else own, -1, len(documents)),
     ):  # fmt: skip
-        if wrong := found[(found < 0) | (found >= size)].tolist():
-            raise ValueError(f"{name} has the number {wrong[0]}, expected 0 to {size - 1}")
+        if wrong := found[(found < least) | (found >= size)].tolist():
+            raise ValueError(f"{name} has the number {wrong[0]}, expected {least} to {size - 1}")
     answers = known_pairs(query, document, documents=len(documents), own=own)
     most = int(np.bincount(answers // len(documents)).max(initial=0))
     if len(documents) - most < count:

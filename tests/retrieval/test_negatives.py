@@ -46,6 +46,22 @@ def test_a_pair_of_what_is_not_there_is_refused(name, number):
         hard_negatives(x, x, **pairs, count=1)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ([0, 1, 2, 4], "own has the number 4, expected -1 to 3"),
+        ([0, -2, 2, -1], "own has the number -2, expected -1 to 3"),
+        ([0, 1, 2], "own has 3 documents for 4 queries"),
+        ([0, 1, 2, 3, -1], "own has 5 documents for 4 queries"),
+    ],
+)
+def test_queries_that_are_no_documents_of_the_collection_are_refused(own, message):
+    x, pairs = np.eye(4, dtype=np.float32), {"query": np.array([1]), "document": np.array([3])}
+    with pytest.raises(ValueError, match=message):
+        hard_negatives(x, x, **pairs, count=1, own=np.array(own))
+
+
 def test_a_score_that_is_no_number_is_never_a_negative():
     queries, documents = np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)
     documents[2] = np.nan
