@@ -46,13 +46,18 @@ def mask_tokens(
       The texts with p = round(rate t) places to predict, one at least.
 
     Raises:
-      ValueError: If `rate` is not in [0, 1].
+      ValueError: If `rate` is not in [0, 1], or the vocabulary has no such mask token or word.
 
     Source: Devlin et al., BERT, arXiv:1810.04805, Section 3.1 and Appendix A.1; the number of a
     text's chosen tokens as in the authors' code, where the tokens at its ends count as well.
     """
     check_rate("rate", rate)
     mask, low, high = vocabulary
+    if not (0 <= mask < high and 0 <= low < high):
+        raise ValueError(
+            f"vocabulary has mask token {mask} and words from {low}, expected both from 0 to below "
+            f"its size of {high}"
+        )
     key_where, key_kind, key_word = jax.random.split(key, 3)
     rows, width = texts.tokens.shape
     most = max(1, round(rate * width))

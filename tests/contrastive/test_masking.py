@@ -60,3 +60,14 @@ def test_tokens_that_are_not_chosen_stay(masked):
     seen[rows, found.places[rows, places]] = found.targets[rows, places]
     np.testing.assert_array_equal(seen, texts.tokens)
     np.testing.assert_array_equal(found.texts.lengths, texts.lengths)
+
+
+@pytest.mark.parametrize("vocabulary", [(4, 200, 5), (4, 5, 5), (4, -1, 9), (9, 5, 9), (-1, 5, 9)])
+def test_tokens_beyond_the_vocabulary_are_refused(vocabulary):
+    mask, low, high = vocabulary
+    texts = Texts(jnp.ones((2, 3), int), jnp.array([3, 2]))
+    said = (
+        f"mask token {mask} and words from {low}, expected both from 0 to below its size of {high}"
+    )
+    with pytest.raises(ValueError, match=said):
+        mask_tokens(jax.random.key(0), texts, rate=0.15, vocabulary=vocabulary)
