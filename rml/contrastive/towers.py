@@ -32,7 +32,12 @@ def apply_in_groups(
 
     Returns:
       The outputs of the whole batch, and the changed collections, their mean over groups.
+
+    Raises:
+      ValueError: If `groups` is below 1 or does not divide the batch.
     """
+    if groups < 1 or len(images) % groups:
+        raise ValueError(f"groups is {groups}, expected a divisor of the {len(images)} images")
     mutable = [name for name in variables if name != "params"]
 
     def apply(part: Array, keys: dict[str, Array]) -> Any:

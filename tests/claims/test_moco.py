@@ -107,6 +107,13 @@ def test_groups_are_normalised_apart():
     assert np.abs(out - np.asarray(apply(images)[0])).max() > 0.1
 
 
+@pytest.mark.parametrize("groups", [-1, 0, 4, 12])
+def test_groups_that_do_not_divide_the_images_are_refused(groups):
+    said = f"groups is {groups}, expected a divisor of the 6 images"
+    with pytest.raises(ValueError, match=said):
+        apply_in_groups(_Dropped(), {}, jnp.ones((6, 4, 4, 1)), groups=groups)
+
+
 class _Dropped(nn.Module):
     """Half of the numbers."""
 
