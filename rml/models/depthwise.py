@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from rml.errors import unknown
 from rml.models.layers import Dtype
+from rml.ops.similarity import wide
 
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 # He's rule for the inputs of a position, which are those of one channel.
@@ -81,10 +82,12 @@ def _grouped(stride: int, pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.A
 
 
 def _shifted(stride: int, pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    dtype = x.dtype
+    x, kernel = wide(x, kernel)  # in half precision each sum would be rounded
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     parts = _windows(padded, kernel.shape, stride)
     products = (part * at for part, at in zip(parts, _positions(kernel), strict=True))
-    return sum(products, start=jnp.zeros((), x.dtype))
+    return sum(products, start=jnp.zeros((), x.dtype)).astype(dtype)
 
 
 def _positions(kernel: jax.Array) -> list[jax.Array]:
@@ -157,9 +160,8 @@ def _kernel_gradient(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int, pads: _Pads
 ) -> jax.Array:
     """A sum for each position of the kernel, in loops: all in a row would compile for seconds."""
-    wide = jnp.promote_types(kernel.dtype, jnp.float32)
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    dy = dy.astype(wide)
+    (dy,) = wide(dy)
 
     def met(x: jax.Array, start: jax.Array, axis: int) -> jax.Array:
         length = (dy.shape[axis] - 1) * stride + 1

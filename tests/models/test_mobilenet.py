@@ -171,6 +171,24 @@ def test_shifted_products_and_their_gradients_are_the_grouped_convolution(
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_rounds_sums_of_a_large_kernel_once(dtype):
+    given = [jnp.asarray(normal(size, at), dtype) for at, size in enumerate(
+        [(1, 12, 12, 5), (7, 7, 1, 5), (1, 12, 12, 5)]
+    )]  # fmt: skip
+
+    @jax.jit
+    def all_of(x, kernel, dy):
+        y, pull = jax.vjp(depthwise_conv2d, x, kernel)
+        return y, *pull(dy)
+
+    wide = all_of(*(own.astype(jnp.float32) for own in given))
+    for found, expected in zip(all_of(*given), wide, strict=True):
+        assert found.dtype == dtype
+        rounding = float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=rounding, atol=1e-5)
+
+
 def test_an_unknown_padding_is_named():
     with pytest.raises(UserError, match="unknown padding 'SAMME'; did you mean 'SAME'"):
         depthwise_conv2d(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2)), padding="SAMME")
