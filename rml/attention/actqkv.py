@@ -50,7 +50,7 @@ class Moments(NamedTuple):
 
 def no_moments(*shape: int) -> Moments:
     """Returns moments of no queries; the last axis of the shape is that of channels."""
-    return Moments(jnp.zeros(shape[:-1]), jnp.zeros(shape), jnp.zeros(shape))
+    return Moments(*(jnp.zeros(own, jnp.float32) for own in (shape[:-1], shape, shape)))
 
 
 def update_moments(
@@ -325,10 +325,10 @@ def layer_budgets(
         enough = jnp.clip(middle * share, least, most).sum() >= total
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
-    ends = (jnp.zeros(()), jnp.max(most / share))
+    ends = (jnp.zeros((), share.dtype), jnp.max(most / share))
     exact = jnp.clip(jax.lax.fori_loop(0, 60, halve, ends)[0] * share, least, most)
     whole = jnp.floor(exact).astype(jnp.int32)
     # In order of remainders, round after round: what is left exceeds the layers only by rounding.
     order = jnp.argsort(jnp.where(whole < most, whole - exact, 2.0), stable=True)
-    rank = jnp.zeros(layers, jnp.int32).at[order].set(jnp.arange(layers))
+    rank = jnp.zeros(layers, jnp.int32).at[order].set(jnp.arange(layers, dtype=jnp.int32))
     return whole + (rank < total - whole.sum())

@@ -148,12 +148,12 @@ def empty_lookup(
     blocks = room_for_blocks(settings, length)
     parts = kv_heads if settings.per_head else 1
     return Lookup(
-        jnp.zeros((layers, batch, heads, length)),
-        jnp.zeros((layers, batch, blocks, heads, width)),
+        jnp.zeros((layers, batch, heads, length), jnp.float32),
+        jnp.zeros((layers, batch, blocks, heads, width), jnp.float32),
         no_moments(layers, batch, parts, heads // parts * width),
-        jnp.zeros((layers, batch)),
-        jnp.full((layers, batch), settings.blocks),
-        jnp.full((layers, batch, parts, settings.most), -1),
+        jnp.zeros((layers, batch), jnp.float32),
+        jnp.full((layers, batch), settings.blocks, jnp.int32),
+        jnp.full((layers, batch, parts, settings.most), -1, jnp.int32),
     )
 
 

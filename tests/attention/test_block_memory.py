@@ -232,6 +232,23 @@ def test_state_is_of_each_layer_and_text_and_budgets_add_up(variables):
 
 
 @pytest.mark.slow
+def test_a_memory_continues_texts_alike_where_arrays_are_of_64_bits_by_default(variables):
+    module = Llama(**SMALL)
+    settings = SETTINGS._replace(dynamic=True, least=1)
+
+    def continued():
+        cache = block_memory(module, 2, 44, settings)
+        answer = generate(module, variables, TOKENS, LEFT, steps=3, cache=cache)
+        return np.asarray(answer), jax.tree.map(jnp.dtype, cache)
+
+    alone, types = continued()
+    with jax.enable_x64(True):
+        found, wide_types = continued()
+    np.testing.assert_array_equal(found, alone)
+    assert wide_types == types
+
+
+@pytest.mark.slow
 def test_misuse_is_named(variables):
     module = Llama(**SMALL)
     for changes, message in (
