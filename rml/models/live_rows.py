@@ -127,10 +127,11 @@ def from_live_rows(
             )
             hidden = factor * (rows.up[first + own] @ x)
             hidden = cut(hidden, None if threshold is None else threshold[own])
-            return y + hidden @ rows.down[first + own]
+            return y + jnp.matmul(hidden, rows.down[first + own], preferred_element_type=y.dtype)
 
-        start = jnp.zeros(d, jnp.result_type(x, gate, rows.up, rows.down))
-        return jax.lax.fori_loop(0, (count + size - 1) // size, read, start)
+        kind = jnp.result_type(x, gate, rows.up, rows.down)
+        start = jnp.zeros(d, jnp.promote_types(kind, jnp.float32))
+        return jax.lax.fori_loop(0, (count + size - 1) // size, read, start).astype(kind)
 
     def whole() -> jax.Array:
         up, down = (jax.lax.dynamic_slice_in_dim(part, first, f) for part in (rows.up, rows.down))

@@ -147,6 +147,17 @@ def test_half_precision_stays_so(variables):
     np.testing.assert_allclose(states.last.astype(jnp.float32), wanted, atol=0.2)
 
 
+def test_sums_of_pieces_are_rounded_once_in_half_precision(monkeypatch):
+    monkeypatch.setitem(from_live_rows.__globals__, "PIECE", 2 * 2)  # a row at a time
+    count = 400
+    up, down = np.ones((2, count, 2))
+    rows = LiveRows(jnp.asarray(up, jnp.bfloat16), jnp.asarray(down, jnp.bfloat16), count)
+    x, gate = jnp.asarray([1, 0], jnp.bfloat16), jnp.ones(count, jnp.bfloat16)
+    found = jax.jit(from_live_rows)(x, gate, rows)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found.astype(jnp.float32), [count, count])
+
+
 def test_bad_rows_are_named(variables):
     with pytest.raises(ValueError, match="the MLPs have biases"):
         live_rows(MODULE.clone(mlp_bias=True), variables)
