@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rml.errors import UserError
 from rml.ops.shapes import check_indices, check_shapes
 from rml.ops.shares import whole_part
+from rml.ops.similarity import wide
 from rml.ops.trees import check_leaf
 
 
@@ -94,7 +95,7 @@ def ufm(
         weak=(weak, "n c"), strong=(strong, "n c"), labels=(labels, "n"), trusted=(trusted, "n")
     )
     check_indices("labels", jnp.where(trusted, labels, 0), weak.shape[1])
-    weak = jax.lax.stop_gradient(weak)
+    weak, strong = wide(jax.lax.stop_gradient(weak), strong)
     sharpened = jax.nn.softmax(weak / temperature)
     fixed = jax.nn.one_hot(labels, weak.shape[-1], dtype=sharpened.dtype)
     targets = jnp.where(trusted[:, None], fixed, sharpened)

@@ -61,6 +61,15 @@ def test_a_class_that_a_head_leaves_out_has_no_part():
     assert not np.asarray(found_slopes[:, 1]).any()
 
 
+def test_confidence_in_half_precision_is_that_of_its_logits_in_single():
+    labels, trusted = jnp.zeros(50, int), jnp.zeros(50, bool)
+    half = jnp.stack([jnp.linspace(4, 8, 50), jnp.zeros(50)], axis=1).astype(jnp.bfloat16)
+    found, wanted = (ufm(own, own, labels, trusted) for own in (half, half.astype(jnp.float32)))
+    np.testing.assert_array_equal(found.kept, wanted.kept)
+    assert found.losses.dtype == jnp.float32
+    np.testing.assert_array_equal(found.losses, wanted.losses)
+
+
 def test_views_and_labels_are_of_the_same_examples(unchecked):
     view, labels, trusted = jnp.zeros((4, 3)), jnp.array([2, 1, 0, -1]), jnp.arange(4) < 3
     for given in (
