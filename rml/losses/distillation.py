@@ -174,7 +174,8 @@ def dkd_loss(
         binary = jnp.stack([label, jnp.where(some[:, 0], total, -jnp.inf)], axis=-1)
         # Of logits, and not of `logs` less `total`: both are large where the label is sure. The
         # label's place holds a constant, which both distributions have and no sum reads.
-        among = _logs(jnp.where(own, -jnp.inf, jnp.where(some, logits, 0)), temperature)
+        scaled = jnp.where(some, wide(logits)[0] / temperature, 0)
+        among = jax.nn.log_softmax(jnp.where(own, -jnp.inf, scaled), axis=-1)
         return binary, jnp.where(own, 0, jnp.where(some, among, -jnp.inf))
 
     ours, others = parts(student, _logs(student, temperature))
