@@ -1,6 +1,7 @@
 """Decoding by the rows of live channels, against NumPy and against the dense computation."""
 
 import functools
+import importlib
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,8 @@ import pytest
 from rml.models import Llama, Probe, Thresholds, generate, live_rows
 from rml.models.live_rows import LiveRows, from_live_rows
 
+# The package has a function of that name.
+FILE = importlib.import_module("rml.models.live_rows")
 SMALL = {"vocabulary": 20, "width": 16, "depth": 2, "heads": 4, "mlp": 24, "kv_heads": 2}
 MODULE = Llama(**SMALL)
 RNG = np.random.default_rng(0)
@@ -57,7 +60,7 @@ def close(a, b):
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [0, 15, 40])
 def test_rows_of_a_layer_give_the_definition_and_no_other_is_read(budget, monkeypatch):
-    monkeypatch.setitem(from_live_rows.__globals__, "PIECE", 4 * D * 7)  # seven rows at a time
+    monkeypatch.setattr(FILE, "PIECE", 4 * D * 7)  # seven rows at a time
     x, least = RNG.normal(size=D), RNG.uniform(0.4, 1.6, F)
     call = jax.jit(
         lambda gate, up, down, layer: from_live_rows(
@@ -148,7 +151,7 @@ def test_half_precision_stays_so(variables):
 
 
 def test_sums_of_pieces_are_rounded_once_in_half_precision(monkeypatch):
-    monkeypatch.setitem(from_live_rows.__globals__, "PIECE", 2 * 2)  # a row at a time
+    monkeypatch.setattr(FILE, "PIECE", 2 * 2)  # a row at a time
     count = 400
     up, down = np.ones((2, count, 2))
     rows = LiveRows(jnp.asarray(up, jnp.bfloat16), jnp.asarray(down, jnp.bfloat16), count)
