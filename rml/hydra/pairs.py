@@ -150,8 +150,9 @@ def pair_batches(
 
     With many classes a shuffled batch rarely holds both classes of a drawn pair; here it always
     does. Pairs are uniform over those of the classes that have examples, examples uniform in
-    their class (two different ones for a pair (i, i) where the class has them). The draw is a
-    function of (seed, batch), so that the iterator's state is one position.
+    their class (two different ones for a pair (i, i) where the class has them). Examples without
+    a label are left out. The draw is a function of (seed, batch), so that the iterator's state is
+    one position.
 
     Args:
       source: Source to read; its labels must be known.
@@ -166,8 +167,13 @@ def pair_batches(
       "partner": int32 [b]}`, where a row's partner is the class of the other row of its pair.
 
     Raises:
-      UserError: If a part would not be whole pairs, or the source does not know its labels.
+      UserError: If a part would not be whole pairs or is none of the parts, the seed is negative,
+        or the source does not know its labels or has none.
     """
+    if seed < 0:
+        raise UserError(f"seed must not be negative, got {seed}")
+    if not 0 <= part < parts:
+        raise UserError(f"part={part} is not in 0..{parts - 1}")
     if batch_size < 2 or batch_size % (2 * parts):
         of = f" for each of {parts} parts" if parts > 1 else ""
         raise UserError(f"batches of pairs need an even batch_size{of}, got {batch_size}")
@@ -179,7 +185,12 @@ def pair_batches(
             f"{source.name!r} knows a label only by reading its example: pairs cannot be drawn "
             "first; take pairs.sampling='batch'"
         )
-    draw = _Draw(np.asarray(labels), batch_size // 2, seed, part, parts)
+    labels = np.asarray(labels)
+    if not (labels >= 0).any():
+        raise UserError(
+            f"{source.name!r} has no example of a known class, of which pairs are drawn"
+        )
+    draw = _Draw(labels, batch_size // 2, seed, part, parts)
     if arrays is not None:
         return grain.MapDataset.source(_PairBatches(arrays, draw)).to_iter_dataset(
             grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
@@ -210,7 +221,8 @@ class _Draw:
         self.labels, self.pairs, self.seed = labels, pairs, seed
         self.size = 2 * pairs // parts
         self.ours = slice(part * self.size, (part + 1) * self.size)
-        self.order = np.argsort(labels, kind="stable")
+        known = np.flatnonzero(labels >= 0)
+        self.order = known[np.argsort(labels[known], kind="stable")]
         self.classes, self.first, self.count = np.unique(
             labels[self.order], return_index=True, return_counts=True
         )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rml.data import ArraySource
 from rml.data.source import MEMORY_BOUND, Source
+from rml.errors import UserError
 from rml.hydra.pairs import (
     number_of_pairs,
     pair_batches,
@@ -180,6 +181,33 @@ def test_parts_of_a_batch_are_its_rows(in_memory_bytes):
 
     whole, parts = third(0, 1), [third(part, 4) for part in range(4)]
     jax.tree.map(lambda w, *p: np.testing.assert_array_equal(np.concatenate(p), w), whole, *parts)
+
+
+@pytest.mark.parametrize("in_memory_bytes", [2**20, 0])
+def test_examples_without_a_label_are_in_no_pair(in_memory_bytes):
+    labels = np.array([-1, 2, 0, -1, 2, -1])
+    source = ArraySource(np.arange(6.0)[:, None], labels, class_names="abc")
+    options = dict(batch_size=200, seed=0, in_memory_bytes=in_memory_bytes)
+    batch = next(iter(pair_batches(source, **options)))
+    assert set(batch["image"][:, 0].tolist()) == {1, 2, 4}
+    assert set(batch["partner"].tolist()) == {0, 2}
+    nothing = ArraySource(np.zeros((2, 1)), np.array([-1, -1]), class_names="abc", name="none")
+    with pytest.raises(UserError, match="'none' has no example of a known class"):
+        pair_batches(nothing, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"part": 2, "parts": 2}, r"part=2 is not in 0\.\.1"),
+        ({"part": -1}, r"part=-1 is not in 0\.\.0"),
+        ({"parts": 0}, r"part=0 is not in 0\.\.-1"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+    ],
+)
+def test_parts_and_seeds_out_of_range_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        pair_batches(few_shot_source(3), **{"batch_size": 8, "seed": 0, **options})
 
 
 @pytest.mark.parametrize("size", [0, 7])
