@@ -15,6 +15,7 @@ from rml.evaluation.checks import require_finite, require_labels, require_same_w
 from rml.evaluation.devices import WHOLE, in_parts, on_each, on_this
 from rml.evaluation.logistic_regression import LogisticRegression, fit_logistic_regression
 from rml.ops.pairwise import dot_product
+from rml.ops.similarity import unit_scale
 
 
 class LinearProbe(NamedTuple):
@@ -177,9 +178,11 @@ def _applied(
 def _standardised(features: Array) -> tuple[Array, Array, Array]:
     """Mean, standard deviation, 1 where only rounding makes a feature vary, and what they leave."""
     x = features.astype(jnp.promote_types(features.dtype, jnp.float32))
-    mean, scale = jnp.mean(x, axis=0), jnp.std(x, axis=0)
+    (unit,) = unit_scale(x, axis=0)  # whose squares stay in range
+    x = x * unit
+    mean, scale = jnp.mean(x, axis=0) / unit, jnp.std(x, axis=0)
     rounding = 10 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(x), axis=0)
-    scale = jnp.where(scale > rounding, scale, 1)
+    scale = jnp.where(scale > rounding, scale / unit, 1)
     return mean, scale, (features - mean) / scale
 
 

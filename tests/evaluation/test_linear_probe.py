@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rml.evaluation import accuracy, linear_probe
-from rml.evaluation.linear_probe import _held_out
+from rml.evaluation.linear_probe import _held_out, _standardised
 
 KEY = jax.random.key(0)
 
@@ -92,6 +92,17 @@ def test_held_out_rows_are_spread_over_the_classes(share):
         assert abs(first[labels == c].sum() - share * size) < 1 + 1e-6
     assert first.sum() == 400 * share
     assert (first != second).any()
+
+
+@pytest.mark.parametrize("scale", [2.0**66, 2.0**-72])
+def test_features_whose_squares_leave_the_range_are_no_constants(scale):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(40, 3)), jnp.float32)
+    mean, deviation, standard = _standardised(x)
+    found = _standardised(x * scale)
+    np.testing.assert_array_equal(found[0] / scale, mean)
+    np.testing.assert_array_equal(found[1] / scale, deviation)
+    np.testing.assert_array_equal(found[2], standard)
+    np.testing.assert_allclose(deviation, np.std(x, axis=0), rtol=1e-6)
 
 
 def test_features_may_have_any_scale_and_offset(split, probe):
