@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from rml.evaluation.checks import require_matrix
 from rml.ops.pairwise import dot_product
+from rml.ops.similarity import unit_scale, wide
 
 
 def linear_cka(
@@ -79,7 +80,8 @@ def _linear_cka(x: Array, y: Array, *, debiased: bool) -> Array:
 
 def _standard(x: Array) -> Array:
     """Centred, in float32 or wider, at unit scale so that fourth powers stay in range."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    (x,) = wide(x)
+    x = x * unit_scale(x)  # whose squares stay in range
     # The rounded mean of equal rows may lie beside them.
     x = jnp.where(jnp.all(x == x[:1]), 0, x - jnp.mean(x, axis=0))
     return x / jnp.sqrt(jnp.mean(x * x))

@@ -62,6 +62,13 @@ def test_rotation_scale_and_offset_do_not_matter(n, debiased):
     )
 
 
+@pytest.mark.parametrize("n", [8, 30])
+@pytest.mark.parametrize("scale", [2.0**66, 2.0**-72])
+def test_squares_beyond_the_range_do_not_matter(n, scale):
+    x, y = pair(n, 10, 10)
+    np.testing.assert_array_equal(linear_cka(scale * x, y), linear_cka(x, y))
+
+
 @pytest.mark.slow
 def test_independent_wide_features_are_similar_only_with_bias():
     keys = jax.random.split(jax.random.key(0), 2)
