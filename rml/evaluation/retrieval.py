@@ -13,6 +13,8 @@ from rml.evaluation.rankings import ranked_grades as ranked_grades
 from rml.evaluation.rankings import tie_order as tie_order
 
 Gain = Literal["linear", "exponential"]
+_LARGEST_POWER = 120
+"""Grade beyond which exponential gains are scaled down; from 128 on float32 has no such power."""
 
 
 def _check_cutoff(k: int | None) -> None:
@@ -42,6 +44,12 @@ def _check_queries(grades: Array, judged: Array) -> None:
             f"grades and judged must be of the same queries, got shapes {grades.shape} and "
             f"{judged.shape}"
         )
+
+
+def _excess(*grades: Array) -> Array:
+    """How far the largest of a query's grades lies above `_LARGEST_POWER`, 0 if it does not."""
+    largest = [jnp.max(own, axis=-1, keepdims=True, initial=0) for own in grades]
+    return jnp.maximum(jnp.maximum(*largest).astype(jnp.float32) - _LARGEST_POWER, 0)
 
 
 def precision(
@@ -192,9 +200,13 @@ def ndcg(
     if gain not in ("linear", "exponential"):
         raise ValueError(f"gain must be 'linear' or 'exponential', got {gain!r}")
 
+    # A factor common to a query's gains, which the quotient cancels, keeps powers in range.
+    shift = _excess(grades, judged) if gain == "exponential" else 0.0
+
     def dcg(ordered: Array) -> Array:
-        positive = jnp.maximum(ordered[..., :k], 0).astype(jnp.float32)
-        gains = positive if gain == "linear" else jnp.exp2(positive) - 1
+        gains = jnp.maximum(ordered[..., :k], 0).astype(jnp.float32)
+        if gain == "exponential":
+            gains = jnp.exp2(gains - shift) - jnp.exp2(-shift)
         return jnp.sum(gains / jnp.log2(2.0 + jnp.arange(gains.shape[-1])), axis=-1)
 
     return _share(dcg(grades), dcg(jnp.flip(jnp.sort(judged, axis=-1), -1)))

@@ -142,6 +142,17 @@ def test_worked_by_hand():
     assert float(success(grades, k=2)) == 1
 
 
+def test_exponential_gains_beyond_the_range_have_their_quotient():
+    grades = jnp.asarray([[0, 300, 298, 0], [0, 3, 1, 0], [0, 120, 118, 0]])
+    found = ndcg(grades, grades, gain="exponential")
+    powers = np.exp2([2.0, 0.0])  # of large grades the 1 is nothing
+    wanted = [powers @ (1 / np.log2([3, 4])) / (powers @ (1 / np.log2([2, 3]))),
+              (7 / np.log2(3) + 1 / 2) / (7 + 1 / np.log2(3))]  # fmt: skip
+    np.testing.assert_allclose(found, [*wanted, wanted[0]], rtol=1e-6)
+    first = ndcg(grades, grades, k=1, gain="exponential")
+    np.testing.assert_array_equal(first, 0)  # a grade of 0 has no gain beside any other
+
+
 def few_qrels(query, document, grade, num_queries):
     return make_qrels(*map(np.asarray, (query, document, grade)), num_queries=num_queries)
 
