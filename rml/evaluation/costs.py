@@ -31,7 +31,9 @@ def _count(jaxpr: Jaxpr, platform: str) -> float:
     for equation in jaxpr.eqns:
         name, options = equation.primitive.name, equation.params
         if name == "dot_general":
-            total += _dot(equation)
+            total += _dot(equation, equation.params["dimension_numbers"])
+        elif name == "ragged_dot_general":
+            total += _ragged_dot(equation)
         elif name == "conv_general_dilated":
             total += _convolution(equation)
         elif name == "pallas_call":  # by the kernel's own count
@@ -72,10 +74,20 @@ def _inner(options: dict[str, Any]) -> Iterator[Jaxpr]:
                 yield item
 
 
-def _dot(equation: Any) -> float:
-    (contracted, _), _ = equation.params["dimension_numbers"]
+def _dot(equation: Any, numbers: Any) -> float:
+    (contracted, _), _ = numbers
     left, out = equation.invars[0].aval, equation.outvars[0].aval
     return 2.0 * math.prod(out.shape) * math.prod(left.shape[i] for i in contracted)
+
+
+def _ragged_dot(equation: Any) -> float:
+    """A product of rows with the matrix of their group, or a sum over the rows of each group."""
+    numbers = equation.params["ragged_dot_dimension_numbers"]
+    (contracted, _), _ = numbers.dot_dimension_numbers
+    # Of a dimension that is contracted, each group has a part of its own.
+    apart = set(contracted) & set(numbers.lhs_ragged_dimensions)
+    groups = equation.invars[2].aval.shape[-1] if apart else 1
+    return _dot(equation, numbers.dot_dimension_numbers) / groups
 
 
 def _convolution(equation: Any) -> float:

@@ -31,6 +31,18 @@ def test_what_no_result_is_made_of_counts_nothing():
     assert program_flops(lambda x: (x @ x, x)[1], jnp.zeros((3, 3))) == 0
 
 
+def test_rows_are_multiplied_by_the_matrix_of_their_group_alone():
+    rows, matrices, sizes = jnp.zeros((6, 4)), jnp.zeros((3, 4, 5)), jnp.array([1, 2, 3])
+
+    def loss(rows, matrices):
+        return jnp.sum(jax.lax.ragged_dot(rows, matrices, sizes) ** 2)
+
+    once = 2 * 6 * 4 * 5
+    assert program_flops(loss, rows, matrices) == once
+    for of in (0, 1):
+        assert program_flops(jax.grad(loss, of), rows, matrices) == 2 * once
+
+
 def test_of_a_linear_solve_the_program_that_runs_counts():
     def solved(matrix, right):
         return jax.lax.custom_linear_solve(
