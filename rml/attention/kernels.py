@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from rml.attention.random_feature_attention import concatenated
 from rml.ops import arc_cosine, full_precision, wide
+from rml.ops.shapes import check_above_0
 
 _POINTS = 24  # of Gauss and Legendre: float32 rounding is reached, see the tests
 
@@ -130,14 +131,18 @@ def rfa_kernel(
       keys: Keys of the rows.
       other_query: Queries of the columns.
       other_keys: Keys of the columns.
-      scale: Standard deviation of the entries of the query-key matrices.
+      scale: Standard deviation of the entries of the query-key matrices, above 0.
       biased: Whether the matrices are centred at the identity.
 
     Returns:
       Kernel between all rows and all columns.
 
+    Raises:
+      ValueError: The scale is a number that is not above 0; arrays are not looked at.
+
     Source: expectation of `rfa_features` over heads; arc-cosine kernel of Cho and Saul 2009.
     """
+    check_above_0(scale=scale)
     query, keys, other_query, other_keys = wide(query, keys, other_query, other_keys)
     queries = 1 + query @ other_query.T
     norm, other_norm = _norm(query)[:, None], _norm(other_query)

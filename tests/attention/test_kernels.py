@@ -66,6 +66,12 @@ def test_attention_kernel_is_the_float64_oracle(pair, biased, scale):
     np.testing.assert_allclose(value, expected, rtol=3e-6, atol=3e-6)
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.5])
+def test_a_kernel_of_matrices_that_do_not_vary_is_refused(pair, scale):
+    with pytest.raises(ValueError, match=f"scale is {scale}, expected a number above 0"):
+        kernels.rfa_kernel(*pair, scale=scale, biased=True)
+
+
 @pytest.mark.slow
 def test_mlp_kernel_is_the_float64_oracle():
     a, b = (draw_inputs(jax.random.key(s), n, keys=3, d=4) for s, n in ((0, 4), (1, 3)))
