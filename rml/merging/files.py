@@ -16,7 +16,7 @@ import numpy as np
 from rml.errors import UserError, unknown
 from rml.merging.averages import scaled_weights
 from rml.merging.dare import check_rate
-from rml.merging.methods import METHODS, compiled
+from rml.merging.methods import METHODS, check_variance, compiled
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.files import read_file
 from rml.models.pretrained.tensors import FLOATS, Tensor
@@ -61,8 +61,8 @@ def merge_files(
         given; an option is out of its range; a file is missing or damaged; a tensor stands in two
         files of a folder; one is of another floating-point type; tensors differ in a name or a
         shape, are floating point in the base alone, hold NaN or infinite values, also once merged
-        and rounded, or lie too far from the base; `out` exists, does not end in `.safetensors`, or
-        cannot be written. Nothing is written then.
+        and rounded, or lie too far from the base; a running variance would become negative; `out`
+        exists, does not end in `.safetensors`, or cannot be written. Nothing is written then.
     """
     if method not in METHODS_OF_FILES:
         raise unknown("method of files", method, METHODS_OF_FILES)
@@ -119,10 +119,12 @@ def merge_files(
             # them are left as they were. XLA may read the table itself, until all is computed.
             with jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext():
                 found = np.asarray(compiled(method)({"": table[0]}, {"": table[1:]}, **given)[""])
-            for piece, part in _parts(group, found):
+            pieces = zip(_parts(group, found), _parts(group, table[1:]), strict=True)
+            for (piece, part), (_, given_parts) in pieces:
                 with np.errstate(over="ignore"):  # it is told beneath
                     part = part.astype(merged[piece.name].dtype, copy=False)
                 check_finite({str(out): {piece.name: part}})
+                check_variance(piece.name, part, given_parts)
                 merged[piece.name].reshape(-1)[piece.start : piece.stop] = part
     if base is not None:
         shares = np.sqrt(apart / max(size, 1e-30)).tolist()
@@ -259,11 +261,11 @@ def _table(rows: int, columns: int, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 def _parts(group: _Group, row: np.ndarray) -> Iterator[tuple[_Piece, np.ndarray]]:
-    """A group's pieces, and where they lie in a row."""
+    """A group's pieces, and where they lie in a row, or in each of several."""
     at = 0
     for piece in group:
         size = piece.stop - piece.start
-        yield piece, row[at : at + size]
+        yield piece, row[..., at : at + size]
         at += size
 
 

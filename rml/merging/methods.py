@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import PyTree
+import numpy as np
+from jaxtyping import Array, PyTree
 
 from rml.errors import UserError, unknown
 from rml.merging.averages import array_of_weights, average, task_arithmetic, weighted_average
@@ -42,6 +43,8 @@ METHODS = {
     "regmean": Method(regmean, ("alpha", "averaged", "ridge")),
 }
 """By name: see the docstring of each function for what it is and what its options are."""
+VARIANCES = ("var", "running_var")
+"""Last names of leaves that hold running variances, in Flax and in PyTorch."""
 
 
 def merge(
@@ -67,7 +70,8 @@ def merge(
     Raises:
       UserError: The method is unknown, there is no expert, trees differ in a leaf or a shape, hold
         NaN or infinite values, an expert is too far from the base, weights are below 0, infinite or
-        all 0, or a rate of dropping is not in [0, 1). Values of traced trees are not looked at.
+        all 0, a rate of dropping is not in [0, 1), or a running variance would become negative.
+        Values of traced trees are not looked at.
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -84,7 +88,28 @@ def merge(
         check_rate(options["rate"])
     limit = farthest if METHODS[method].scaled else math.inf
     trees.check_fine_tuned(base, stacked, farthest=limit)
-    return compiled(method)(base, stacked.pop("experts"), **options | stacked)
+    given = stacked.pop("experts")
+    merged = compiled(method)(base, given, **options | stacked)
+    leaves = jax.tree_util.tree_leaves_with_path(merged)
+    for (path, leaf), own in zip(leaves, jax.tree.leaves(given), strict=True):
+        check_variance(trees.leaf_name(path), leaf, own)
+    return merged
+
+
+def check_variance(name: str, merged: Array | np.ndarray, experts: Array | np.ndarray) -> None:
+    """Raises `UserError` for a running variance that merging made negative.
+
+    It is known by its last name, see `VARIANCES`, and by experts that are nowhere below 0. Traced
+    values are not looked at.
+    """
+    if name.rpartition(".")[2] not in VARIANCES or isinstance(merged, jax.core.Tracer):
+        return
+    if merged.min(initial=0) < 0 <= experts.min(initial=0):
+        raise UserError(
+            f"leaf {name!r} is a variance and as low as {float(merged.min()):.3g} once merged, "
+            "expected at least 0: running statistics are averaged, as by the method 'average', or "
+            "estimated anew"
+        )
 
 
 @functools.cache

@@ -174,6 +174,19 @@ def test_a_merge_beyond_its_type_is_told_before_it_is_written(tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_running_variances_that_would_become_negative_are_told(tmp_path, dtype):
+    name = "layer.bn.running_var"
+    for file, value in (("base", 4), ("first", 2), ("second", 1.5)):
+        tree = {"a": np.full(3, -9, dtype), name: np.full(3, value, dtype)}
+        safetensors.save_file(tree, tmp_path / f"{file}.safetensors")
+    given = tmp_path / "base.safetensors", paths(tmp_path, ("first", "second"))
+    with pytest.raises(UserError, match=f"leaf '{name}' is a variance and as low as -0.5 once"):
+        merge_files("task_arithmetic", *given, tmp_path / "out.safetensors", scale=1.0)
+    assert not (tmp_path / "out.safetensors").exists()
+    merge_files("average", *given, tmp_path / "out.safetensors")
+
+
 def test_counters_are_written_by_rows_whatever_their_layout(tmp_path):
     counts, steps = np.arange(6, dtype=np.int32).reshape(2, 3), np.int64(7)
     for name in ("first", "second"):

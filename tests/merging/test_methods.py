@@ -334,6 +334,21 @@ def test_rates_that_are_no_share_below_one_are_refused(rate):
             call()
 
 
+def test_running_variances_that_vectors_make_negative_are_refused():
+    scale, var = np.array([[1.0, 2.0], [4.0, 3.0]])
+    base = as_jax({"params": {"scale": scale}, "batch_stats": {"bn": {"var": var}}})
+    experts = [jax.tree.map(lambda leaf: leaf - 1.5, base) for _ in range(3)]
+    with pytest.raises(UserError, match=r"leaf 'batch_stats.bn.var' is a variance and as low as"
+                       r" -1.5 once merged, .* the method 'average', or estimated"):  # fmt: skip
+        merge("task_arithmetic", base, experts, scale=1.0)
+    merged = merge("task_arithmetic", base, experts, scale=0.5)
+    np.testing.assert_allclose(merged["batch_stats"]["bn"]["var"], [1.75, 0.75])
+    # Traced values are not looked at, and what is negative in an expert is no variance.
+    jax.eval_shape(partial(merge, "task_arithmetic"), base, experts)
+    experts[0]["batch_stats"]["bn"]["var"] -= 3
+    merge("task_arithmetic", base, experts, scale=1.0, farthest=2.0)
+
+
 def test_an_unknown_method_and_wrong_numbers_are_named():
     base, experts = as_jax(BASE), as_jax(EXPERTS)
     with pytest.raises(UserError, match="unknown method 'tie'; did you mean 'ties'"):
