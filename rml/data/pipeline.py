@@ -72,8 +72,7 @@ def batches(
         )
     if seed < 0:
         raise DataError(f"seed must not be negative, got {seed}")
-    if not 0 <= part < parts:
-        raise DataError(f"part={part} is not in 0..{parts - 1}")
+    check_part(part, parts)
     if batch_size % parts:
         raise DataError(f"batch_size={batch_size} is not divisible by {parts} processes")
     if parts > 1 and not drop_remainder:
@@ -114,6 +113,12 @@ def batches(
         .batch(order.rows, drop_remainder=drop_remainder)
     )
     return CountedByBatch(read, order.rows, len(reader))
+
+
+def check_part(part: int, parts: int) -> None:
+    """Raises `DataError` unless a part of each batch is one of so many."""
+    if not 0 <= part < parts:
+        raise DataError(f"part={part} is not in 0..{parts - 1}")
 
 
 class _Order:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from rml.data import Source, augment
-from rml.data.pipeline import CountedByBatch
+from rml.data.pipeline import CountedByBatch, check_part
 from rml.data.source import IN_MEMORY_BYTES
 from rml.errors import UserError, unknown
 
@@ -172,8 +172,7 @@ def pair_batches(
     """
     if seed < 0:
         raise UserError(f"seed must not be negative, got {seed}")
-    if not 0 <= part < parts:
-        raise UserError(f"part={part} is not in 0..{parts - 1}")
+    check_part(part, parts)
     if batch_size < 2 or batch_size % (2 * parts):
         of = f" for each of {parts} parts" if parts > 1 else ""
         raise UserError(f"batches of pairs need an even batch_size{of}, got {batch_size}")

@@ -165,7 +165,8 @@ def dkd_loss(
     check_indices("labels", labels, student.shape[1])
     own = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
 
-    def parts(logits: Array, logs: Array) -> tuple[Array, Array]:
+    def parts(logits: Array) -> tuple[Array, Array]:
+        logs = _logs(logits, temperature)
         rest = jnp.where(own, -jnp.inf, logs)
         some = jnp.any(rest > -jnp.inf, axis=-1)[:, None]
         # The logarithm of a sum of zeros has no finite gradient: another sum takes its place.
@@ -178,8 +179,8 @@ def dkd_loss(
         among = jax.nn.log_softmax(jnp.where(own, -jnp.inf, scaled), axis=-1)
         return binary, jnp.where(own, 0, jnp.where(some, among, -jnp.inf))
 
-    ours, others = parts(student, _logs(student, temperature))
-    theirs, known = parts(jax.lax.stop_gradient(teacher), _targets(teacher, temperature))
+    ours, others = parts(student)
+    theirs, known = parts(jax.lax.stop_gradient(teacher))
     label = _divergence(theirs, ours)
     among = jnp.sum(jnp.where(own, 0, _divergences(known, others)), axis=-1)
     if _is_hot(temperature):

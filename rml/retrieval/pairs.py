@@ -12,6 +12,7 @@ from jaxtyping import Int
 from rml import data
 from rml.data import tokens
 from rml.data.collections import RetrievalData
+from rml.data.pipeline import check_part
 from rml.retrieval.negatives import known_pairs, pair_numbers
 
 
@@ -51,8 +52,7 @@ def pair_batches(
         or there is no such part.
     """
     query, document, _ = collection.answers
-    if not 0 <= part < parts:
-        raise ValueError(f"part={part} is not in 0..{parts - 1}")
+    check_part(part, parts)
     if options["batch_size"] % parts:
         raise ValueError(f"batch_size={options['batch_size']} has no {parts} equal parts")
     if parts > 1 and not options.get("drop_remainder", True):
