@@ -1,7 +1,8 @@
 """Keeps what benchmarks measured in `results/benchmarks/<name>.json`.
 
 `python -m benchmarks.record [NAME ...] [--quick]` runs each benchmark once, all of them by default,
-shows its table, and replaces its file by what it measured with device, commit and date.
+and shows its table. What it measured is kept with device, commit and date in the place of what this
+device measured before; what other devices measured stays, since ratios differ between processors.
 """
 
 import argparse
@@ -9,8 +10,10 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from experiments.record import current_commit, processor
 from experiments.registry import ROOT
@@ -36,15 +39,22 @@ def record(name: str, flags: list[str]) -> int:
             print(line, end="", flush=True)
     if process.returncode:
         return process.returncode
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    found = json.loads(lines[-1]) | {
+    found = {
         "command": f"python -m benchmarks.{name}" + "".join(f" {flag}" for flag in flags),
         "device": processor(),
         "commit": current_commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": json.loads(lines[-1])["rows"],
     }
-    write_json(FOLDER / f"{name}.json", found)
+    keep(FOLDER / f"{name}.json", found)
     return 0
+
+
+def keep(file: Path, found: Mapping[str, Any]) -> None:
+    """Keeps a measurement before those of other devices, in the place of one of its own device."""
+    before = json.loads(file.read_text()) if file.exists() else []
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, [found, *(one for one in before if one["device"] != found["device"])])
 
 
 def _is_whole(name: str) -> bool:

@@ -2,8 +2,9 @@
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from benchmarks.record import NAMES
@@ -13,7 +14,7 @@ from experiments.tables import table
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
-def benchmarks_page(measured: Mapping[str, Any]) -> str:
+def benchmarks_page(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Writes the page of all benchmarks.
 
     Args:
@@ -26,21 +27,27 @@ def benchmarks_page(measured: Mapping[str, Any]) -> str:
         "# Benchmarks\n",
         "Ours beside the peer that one would take instead, on the same work in one run; a ratio "
         "above 1 is in our favour. Where a floor is named it is the arithmetic alone, timed in the "
-        "same run. `make bench` measures all of them, `python -m benchmarks.record NAME` one.\n",
+        "same run. What another device measured before is folded below the latest table. "
+        "`make bench` measures all of them, `python -m benchmarks.record NAME` one.\n",
     ]
     for name in NAMES:
         text = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())) or ""
         title, _, rest = text.partition("\n")
         rest = re.sub(r"^python -m .*$", r"`\g<0>`", rest.strip(), flags=re.MULTILINE)
         parts += [f"## {name}\n", f"{title}\n", f"{rest}\n"]
-        parts.append(measured_rows(measured.get(name)))
+        shown = [measured_rows(found) for found in measured.get(name, ())]
+        parts += shown[:1] or ["Not measured.\n"]
+        parts += [folded("On another device", rows) for rows in shown[1:]]
     return "\n".join(parts)
 
 
-def measured_rows(found: Mapping[str, Any] | None) -> str:
-    """Writes what a benchmark measured, with where and when."""
-    if found is None:
-        return "Not measured.\n"
+def folded(title: str, text: str) -> str:
+    """Writes text that opens where its title is clicked on."""
+    return f'??? note "{title}"\n\n{indent(text, "    ")}'
+
+
+def measured_rows(found: Mapping[str, Any]) -> str:
+    """Writes what a device measured of a benchmark, with where and when."""
     rows = [
         (
             row["case"],

@@ -70,8 +70,8 @@ def read_results(root: Path = ROOT / "results") -> dict[str, dict[str, dict[str,
     return found
 
 
-def read_benchmarks(root: Path = ROOT / "results" / BENCHMARKS) -> dict[str, dict[str, Any]]:
-    """What was measured by benchmark."""
+def read_benchmarks(root: Path = ROOT / "results" / BENCHMARKS) -> dict[str, list[dict[str, Any]]]:
+    """What each device measured, the latest first, by benchmark."""
     return {file.stem: json.loads(file.read_text()) for file in sorted(root.glob("*.json"))}
 
 

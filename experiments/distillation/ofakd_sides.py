@@ -106,6 +106,15 @@ def variants_of(config: Any, teachers: Sequence[str]) -> Changes:
     return found
 
 
+def repeated(config: Any, side: str, found: Changes) -> Changes:
+    """The same students of a side once more, with another seed and called `<side>_again`."""
+    return {
+        (f"{side}_again", setting, teacher): change | {"seed": config.seed + AGAIN}
+        for (name, setting, teacher), change in found.items()
+        if name == side
+    }
+
+
 def plain(config: Any) -> list[Setting]:
     """The settings of One-for-All that enhance nothing."""
     return [setting for setting in settings(config, "ofa") if setting[0] == 1.0]

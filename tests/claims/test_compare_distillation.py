@@ -41,10 +41,41 @@ def test_a_small_run_ranks_every_loss_and_draws(monkeypatch, measure, tmp_path):
     assert metrics["accuracy_dist"] == pytest.approx(np.mean(pairs))
     difference = metrics["accuracy_cc"] - metrics["accuracy_kd"]
     assert metrics["cc_over_kd"] == pytest.approx(difference, abs=1e-6)
+    difference = metrics["accuracy_again"] - metrics["accuracy_kd"]
+    assert metrics["again_over_kd"] == pytest.approx(difference, abs=1e-6)
     # The label alone is one student in both pairs of a family.
     assert metrics["accuracy_label_convnet_convnet"] == metrics["accuracy_label_vit_convnet"]
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(compare.CAPTIONS)
+
+
+def test_the_null_is_kd_with_another_seed_at_the_setting_that_was_chosen(monkeypatch):
+    config = config_file.get_config()
+    config.seed = 3
+    found = compare.students_of(config, "convnet", "logits")
+    again = {name: own for name, own in found.items() if name[0] == "kd_again"}
+    assert {teacher for _, _, teacher in again} == {"convnet", "vit"}
+    assert len(again) == 2 * 4
+    for (_, setting, teacher), own in again.items():
+        assert own == found["kd", setting, teacher] | {"seed": 1_003}
+    assert not any(name == "kd_again" for name, _, _ in compare.students_of(config, "vit", "exits"))
+    asked = {}
+
+    class Stop(Exception):
+        pass
+
+    def named(config, bed, programs, wanted, pairs):
+        asked.update(wanted)
+        raise Stop
+
+    monkeypatch.setattr(compare, "make_bed", lambda config, run: None)
+    monkeypatch.setattr(compare.ofakd_students, "train_kinds", lambda *given: {})
+    monkeypatch.setattr(compare, "choose", lambda *given: {"kd": (0.9, 0.024, 2.0), "cc": (4.0,)})
+    monkeypatch.setattr(compare, "named", named)
+    with pytest.raises(Stop):
+        compare.run(config, None)
+    assert asked["again"] == ("kd_again", (0.9, 0.024, 2.0))
+    assert {claim.null for claim in compare.CLAIMS} == {"again_over_kd"}
 
 
 def test_a_setting_has_the_learning_rate_of_its_student():
@@ -158,6 +189,9 @@ def test_sides_are_known_by_their_keys():
     config = config_file.get_config()
     config.tries.kd = {"temperature": (1.0, 2.0, 4.0)}
     with pytest.raises(UserError, match=r"tries\.kd has"):
+        compare.check(config)
+    config.tries = {"cc": config.tries.cc}
+    with pytest.raises(UserError, match=r"tries lacks \['kd', 'label'\]"):
         compare.check(config)
 
 

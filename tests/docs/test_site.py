@@ -13,10 +13,12 @@ import markdown
 import pytest
 
 import rml
+from benchmarks import record
 from docs import comparison, generate, hooks
+from docs.benchmark_page import benchmarks_page
 from experiments import tables
 from experiments.registry import read_config
-from experiments.results import config_hash, interval
+from experiments.results import config_hash, interval, read_benchmarks
 from experiments.systems import System, read_systems
 from rml.training.claims import Claim, judge
 
@@ -173,6 +175,28 @@ def test_a_system_without_a_text_is_described_by_its_first_docstring(library):
 
 
 @pytest.mark.slow
+def test_a_benchmark_keeps_what_each_device_measured_last(tmp_path):
+    def measured(device, day, ratio):
+        row = {"case": "ten", "metric": "s", "ours": 1.0, "peer": "floor", "peer_value": ratio}
+        about = {"command": "python -m benchmarks.many", "device": device, "commit": "a1"}
+        return about | {"finished": f"2026-01-{day}T", "rows": [row | {"ratio": ratio}]}
+
+    file = tmp_path / "results" / "many.json"
+    for found in (("one", "01", 1.25), ("two", "02", 2.25), ("one", "03", 3.25)):
+        record.keep(file, measured(*found))
+    kept = read_benchmarks(file.parent)
+    assert [(one["device"], one["finished"][:10]) for one in kept["many"]] == [
+        ("one", "2026-01-03"), ("two", "2026-01-02"),
+    ]  # fmt: skip
+    _, _, page = benchmarks_page(kept).partition("\n## many\n")
+    latest, folded, others = page.partition('??? note "On another device"\n\n    | case')
+    assert folded
+    assert "2026-01-03, one, commit `a1`" in latest
+    assert "| 3.25 |" in latest
+    assert "    `python -m benchmarks.many`, 2026-01-02, two" in others
+    assert "1.25" not in page
+
+
 def test_every_system_area_and_room_has_a_page_that_the_navigation_names(pages):
     def leaves(items):
         for item in items:
