@@ -78,7 +78,6 @@ def pair_batches(
             asking = batch["query"][own].reshape(-1, *(1,) * batch[kind].ndim)
             found[f"{kind}_known"] = np.isin(numbered(asking, batch[kind]), known)
         found["document_known"] &= ~np.eye(len(batch["query"]), dtype=bool)[own]
-        found["candidates_known"] &= batch["candidates"] != batch["document"][own][:, None, None]
         return found
 
     asked = encoded("query", collection.queries, lengths[0])
@@ -104,7 +103,7 @@ def pair_spec(
       `query [b, q]`, `document [b, d]` and `candidates [b, c, d]`, and of each its lengths,
       `query_length [b]` and so on; `document_known [b, b]`, true where another row's document
       answers the row's query or is that query itself; and `candidates_known [b, b, c]`, the same of
-      candidates, but false where one is the row's own document, drawn for another row.
+      candidates, of which one may be the row's own document, drawn for another row.
     """
     shapes: dict[str, tuple[int, ...]] = {
         "query": (batch_size, lengths[0]),

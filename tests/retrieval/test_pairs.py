@@ -76,24 +76,34 @@ def test_what_answers_a_query_or_is_that_query_is_known(collection, tokenizer, p
         for row in range(4)
     ]
     assert sorted(pairs) == PAIRS
-    for row, (query, own) in enumerate(pairs):
+    for row, (query, _) in enumerate(pairs):
         for other, pair in enumerate(pairs):
             answers = (query, pair[1]) in known and other != row
             assert batch["document_known"][row, other] == answers
             drawn = candidates[PAIRS.index(pair)]
-            expected = [(query, one) in known and one != own for one in drawn]
+            expected = [(query, one) in known for one in drawn]
             assert batch["candidates_known"][row, other].tolist() == expected
 
 
-def test_nothing_but_its_answer_is_known_of_a_query_with_one(collection, tokenizer):
+def test_the_one_answer_of_a_query_is_known_where_it_is_drawn_for_another_row(
+    collection, tokenizer
+):
     qrels = Qrels(*np.array([(0, 0, 1), (1, 1, 1), (2, 3, 1)], np.int32).T)
     one = replace(collection, qrels=qrels)
-    candidates = np.array([[1, 3], [3, 0], [0, 1]])  # answers to other rows, drawn at random
+    candidates = np.array([[1, 3], [3, 2], [0, 1]])  # most answer other rows, drawn at random
     batch = next(iter(pair_batches(
         tokenizer, one, candidates, lengths=(8, 12), batch_size=3, seed=0
     )))  # fmt: skip
     assert not batch["document_known"].any()
-    assert not batch["candidates_known"].any()
+    rows = [
+        DOCUMENTS.index(tokenizer.decode(one[:length].tolist()))
+        for one, length in zip(batch["document"], batch["document_length"], strict=True)
+    ]
+    drawn = {0: candidates[0], 1: candidates[1], 3: candidates[2]}
+    for row, own in enumerate(rows):
+        expected = [(drawn[other] == own).tolist() for other in rows]
+        assert batch["candidates_known"][row].tolist() == expected
+    assert batch["candidates_known"].sum() == 5
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(collection, tokenizer):
