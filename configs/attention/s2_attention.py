@@ -7,7 +7,7 @@ train with one learning rate, which was not chosen by a score; strides and sinks
 chosen on a validation speech by the run itself. The needles' task is one of six that were tried,
 with which S2 has the time to learn.
 
-Result: results/s2_attention, 4 min 24 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/s2_attention, 3 min 51 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
