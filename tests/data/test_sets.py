@@ -233,6 +233,11 @@ def test_fields_of_packages_are_parsed():
         "it tool",
         "The it works.",
     )
+    assert debian.described("Atoms, or AT2 the\n Batch-at by at; éat seat.", "at") == (
+        "Atoms, or it2 the",
+        "Batch-it by it; éat seat.",
+    )
+    assert debian.described("Fooは道具\n のFooé.", "foo")[0] == "itは道具"
 
 
 def test_a_unit_and_the_names_of_its_frames_are_parsed():

@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
@@ -15,6 +15,8 @@ from rml.data.packaged import Fetched
 LANGUAGES = ("de", "es", "fr", "it", "ja")
 WORDS = 25  # of the shortest description
 DROPPED = ("debug", "oldlibs", "metapackages", "tasks")  # sections
+LETTER = "[A-Za-zÀ-ɏ]"
+"""What a name is no word beside; no kana, which stand beside names without a space."""
 DOTS = re.compile("[ıİ]")
 """Letters that a search without regard to case takes for an i, and folding of case does not."""
 
@@ -33,6 +35,8 @@ class Debian(Fetched):
     """
 
     name = "debian"
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar = {"1.1.0": "A package's name stays where it is a part of a word."}
     ASSETS = ("debian_lists",)
     DATED = True
 
@@ -139,10 +143,10 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
 
 def described(text: str, package: str) -> tuple[str, str]:
-    """Reads synopsis and description, both without the package's name."""
+    """Reads synopsis and description, both without the package's name where it is a word."""
     # Most texts lack the name, and a pattern takes longer to compile than all else here.
     if package.casefold() in text.casefold() or DOTS.search(text):
-        text = re.sub(re.escape(package), "it", text, flags=re.I)
+        text = re.sub(rf"(?<!{LETTER}){re.escape(package)}(?!{LETTER})", "it", text, flags=re.I)
     synopsis, _, body = text.partition("\n")
     lines = ("" if line.strip() == "." else line for line in body.split("\n"))
     return synopsis.strip(), re.sub(r"\s+", " ", " ".join(lines)).strip()
