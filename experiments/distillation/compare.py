@@ -20,7 +20,7 @@ from experiments.distillation import compare_figures, ofakd_sides, ofakd_student
 from experiments.distillation.families import Bed, make_bed
 from experiments.distillation.ofakd_sides import SIDES, changes_of, repeated
 from experiments.distillation.pairs import choose, compared, named, tried
-from experiments.distillation.students import RATE, Changes, settings
+from experiments.distillation.students import RATE, Changes, best, settings
 from experiments.distillation.taught import key_of
 from experiments.distillation.together import seconds
 from experiments.ranges import Range
@@ -58,9 +58,13 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         partial(students_of, config),
     )  # fmt: skip
     chosen = choose(config, programs, config.tries)
+    again = best(
+        config, "kd_again", [own for family in programs.values() for own in family],
+        settings(config, "kd"),
+    )  # fmt: skip
     Progress().note(f"chosen on validation images: {chosen}")
     wanted = {side: (side, setting) for side, setting in chosen.items()}
-    wanted["again"] = ("kd_again", chosen["kd"])
+    wanted["again"] = ("kd_again", again)
     right = named(config, bed, programs, wanted, [tuple(pair) for pair in config.teachings])
     differences = {f"{side}_over_{other}": (side, other) for other in ("kd", "label")
                    for side in right if side != other}  # fmt: skip
@@ -76,7 +80,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 def students_of(config: Any, family: str, kind: str) -> Changes:
     """By name what the students of a family and a kind change; those of KD also with other seeds.
 
-    What another seed is worth beside KD is what a loss that is worth nothing would be.
+    A loss that is worth nothing beside KD is KD with another seed, of whose settings validation
+    images choose one too.
     """
     found = changes_of(config, kind, [t for t, s in config.teachings if s == family])
     return found | repeated(config, "kd", found)

@@ -15,6 +15,7 @@ from experiments.distillation import (
     students,
     taught,
 )
+from experiments.distillation.pairs import choose
 from rml.distillation import METHODS
 from rml.errors import UserError
 from rml.training import RunDirectory
@@ -49,7 +50,7 @@ def test_a_small_run_ranks_every_loss_and_draws(monkeypatch, measure, tmp_path):
     assert figures == set(compare.CAPTIONS)
 
 
-def test_the_null_is_kd_with_another_seed_at_the_setting_that_was_chosen(monkeypatch):
+def test_the_null_is_kd_with_another_seed_at_a_setting_of_its_own(monkeypatch):
     config = config_file.get_config()
     config.seed = 3
     found = compare.students_of(config, "convnet", "logits")
@@ -69,12 +70,17 @@ def test_the_null_is_kd_with_another_seed_at_the_setting_that_was_chosen(monkeyp
         raise Stop
 
     monkeypatch.setattr(compare, "make_bed", lambda config, run: None)
-    monkeypatch.setattr(compare.ofakd_students, "train_kinds", lambda *given: {})
-    monkeypatch.setattr(compare, "choose", lambda *given: {"kd": (0.9, 0.024, 2.0), "cc": (4.0,)})
+    trained = students.Students(tuple(found), {}, np.zeros(len(found)))
+    chosen, other = (0.9, 0.024, 2.0), (0.9, 0.012, 1.0)
+    for side, setting in (("kd", chosen), ("kd_again", other)):
+        trained.accuracy[trained.names.index((side, setting, "vit"))] = 0.5
+    programs = {"convnet": [trained]}
+    monkeypatch.setattr(compare.ofakd_students, "train_kinds", lambda *given: programs)
+    monkeypatch.setattr(compare, "choose", lambda *given: choose(*given[:2], ["kd"]))
     monkeypatch.setattr(compare, "named", named)
     with pytest.raises(Stop):
         compare.run(config, None)
-    assert asked["again"] == ("kd_again", (0.9, 0.024, 2.0))
+    assert asked == {"kd": ("kd", chosen), "again": ("kd_again", other)}
     assert {claim.null for claim in compare.CLAIMS} == {"again_over_kd"}
 
 
