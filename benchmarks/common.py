@@ -203,9 +203,16 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
     screen.print(view)
 
 
-def finish(name: str, rows: Sequence[Row], as_json: bool) -> None:
-    """Ends a benchmark: with `as_json`, prints one last line of JSON."""
+def finish(name: str, rows: Sequence[Row], as_json: bool, accelerator: str = "") -> None:
+    """Ends a benchmark: with `as_json`, prints one last line of JSON.
+
+    Args:
+      name: Its name.
+      rows: What it measured.
+      as_json: Whether the line is asked for.
+      accelerator: What it ran on beside the processor.
+    """
     if as_json:
         fields = ("case", "metric", "ours", "peer", "peer_value", "ratio")
         values = [{field: getattr(row, field) for field in fields} for row in rows]
-        print(json.dumps({"benchmark": name, "rows": values}))
+        print(json.dumps({"benchmark": name, "accelerator": accelerator, "rows": values}))

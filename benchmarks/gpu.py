@@ -219,7 +219,7 @@ def main() -> int:
         rows = [row for case in cases for row in judge(case)]
     title = there[0].device_kind if there else f"as compiled for {CHIP}, not run"
     print_table(f"On a GPU: jax {jax.__version__}, {title}", rows)
-    finish("gpu", rows, chosen.json)
+    finish("gpu", rows, chosen.json, title)
     return 0
 
 

@@ -2,7 +2,8 @@
 
 `python -m benchmarks.record [NAME ...] [--quick]` runs each benchmark once, all of them by default,
 and shows its table. What it measured is kept with device, commit and date in the place of what this
-device measured before; what other devices measured stays, since ratios differ between processors.
+device measured before; what other devices measured stays, since ratios differ between processors,
+and less work by `--quick` takes the place of none that was whole.
 """
 
 import argparse
@@ -39,22 +40,27 @@ def record(name: str, flags: list[str]) -> int:
             print(line, end="", flush=True)
     if process.returncode:
         return process.returncode
+    told = json.loads(lines[-1])
     found = {
         "command": f"python -m benchmarks.{name}" + "".join(f" {flag}" for flag in flags),
-        "device": processor(),
+        "device": "; ".join(part for part in (told["accelerator"], processor()) if part),
         "commit": current_commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rows": json.loads(lines[-1])["rows"],
+        "rows": told["rows"],
     }
     keep(FOLDER / f"{name}.json", found)
     return 0
 
 
 def keep(file: Path, found: Mapping[str, Any]) -> None:
-    """Keeps a measurement before those of other devices, in the place of one of its own device."""
+    """Keeps a measurement before others, in the place of one by its command on its device."""
+
+    def which(one: Mapping[str, Any]) -> tuple[str, str]:
+        return one["device"], one["command"]
+
     before = json.loads(file.read_text()) if file.exists() else []
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, [found, *(one for one in before if one["device"] != found["device"])])
+    write_json(file, [found, *(one for one in before if which(one) != which(found))])
 
 
 def _is_whole(name: str) -> bool:

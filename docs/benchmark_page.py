@@ -27,7 +27,7 @@ def benchmarks_page(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         "# Benchmarks\n",
         "Ours beside the peer that one would take instead, on the same work in one run; a ratio "
         "above 1 is in our favour. Where a floor is named it is the arithmetic alone, timed in the "
-        "same run. What another device measured before is folded below the latest table. "
+        "same run. What was measured elsewhere before is folded below the latest table. "
         "`make bench` measures all of them, `python -m benchmarks.record NAME` one.\n",
     ]
     for name in NAMES:
@@ -37,7 +37,7 @@ def benchmarks_page(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         parts += [f"## {name}\n", f"{title}\n", f"{rest}\n"]
         shown = [measured_rows(found) for found in measured.get(name, ())]
         parts += shown[:1] or ["Not measured.\n"]
-        parts += [folded("On another device", rows) for rows in shown[1:]]
+        parts += [folded("Measured elsewhere", rows) for rows in shown[1:]]
     return "\n".join(parts)
 
 

@@ -32,7 +32,8 @@ def options_of(config: Any, name: str, choice: Any, n: int) -> dict[str, Any]:
       n: Number of tokens.
 
     Raises:
-      UserError: If a longest exact piece is the whole text, or leaves no other key.
+      UserError: If a longest exact piece is the whole text, or leaves no other key, or the share of
+        blocks is no such one.
     """
     keys = keys_of(config, n)
     if name in ("hyperattention", "uniform"):
@@ -52,6 +53,11 @@ def options_of(config: Any, name: str, choice: Any, n: int) -> dict[str, Any]:
         if name == "uniform":
             return {"settings": HyperSettings(0, samples=others, least=least)}
         block = round(share * others)
+        if not 1 <= block <= others:
+            raise UserError(
+                f"tries.hyperattention has a share of {share}, expected one that gives blocks 1 to "
+                f"all of {others} keys, got {block}"
+            )
         return {"settings": HyperSettings(config.planes, block, others - block, least)}
     if name == "window":
         return {"width": window_width(keys, n, sinks=choice), "sinks": choice}

@@ -75,12 +75,13 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     decoder = Decoder(loaded.module, loaded.variables)
     if (
         decoder.depth // 2 not in config.layers
+        or max(config.layers) > decoder.depth
         or max(config.errors.measured_layers) >= decoder.depth
     ):
         raise UserError(
             f"layers is {config.layers} and errors.measured_layers "
-            f"{config.errors.measured_layers}, expected half of {decoder.depth} in the first and "
-            "less than it in the second"
+            f"{config.errors.measured_layers}, expected half of {decoder.depth} and no more than "
+            "all of it in the first and less than it in the second"
         )
     shortest, longest = min(config.lengths), max(config.lengths)
     read = speeches(config, "validation", loaded.tokenizer, shortest)[: config.validated]

@@ -4,9 +4,9 @@ Han et al., HyperAttention: Long-context Attention in Near-Linear Time, arXiv:23
 the second half of a text attend to the keys of its first half, where a causal layer is
 approximated, at equally many keys a query: by samples drawn uniformly, as in the authors' code; by
 the paper's other estimator as we remember it, whose values are sampled by their norms and whose
-sums of rows are bounded, and which draws other samples for these sums; by samples alone; by the
-nearest keys with sinks. Alpha, by which the paper measures how hard a matrix is, is near its
-largest value in a decoder whose queries all attend to the first tokens. So HyperAttention stands
+sums of rows are bounded, and which draws as many samples once more for these sums; by samples
+alone; by the nearest keys with sinks. Alpha, by which the paper measures how hard a matrix is, is
+large in a decoder whose queries all attend to the first tokens. So HyperAttention stands
 here once more behind four first keys that every query sees: an addition of ours, for which its
 claims say so. Sizes and margins are this repository's, stated before the first measurement.
 """

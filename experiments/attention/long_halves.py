@@ -34,7 +34,11 @@ class Method(NamedTuple):
 
 
 def method_of(config: Any, name: str, choice: Any) -> Method:
-    """The method of a name and one of its tries, see the config."""
+    """The method of a name and one of its tries, see the config.
+
+    Values that are sampled by their norms have as many samples as uniform ones, and again as many
+    for sums of rows: at what is called equal keys they see more.
+    """
     if name == "window":
         return Method(None, int(choice))
     if name == "unsorted":

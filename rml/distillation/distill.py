@@ -96,7 +96,7 @@ def distill(
       method: Name in `METHODS`.
       teacher: `teacher(images) -> Outputs`, frozen; its outputs are computed once.
       student: Module that gives `Outputs` of `(images, train=...)`: a `Network` or an
-        `ExitNetwork`; with "scalekd" a `ScaleNetwork`.
+        `ExitNetwork`; with "scalekd" a `ScaleNetwork`. Its dropout has another mask in every step.
       images: Training images, float.
       labels: Their classes; of soft labels the arg max.
       key: Key of initial weights and of the order of examples.
@@ -195,11 +195,11 @@ def _program(plan: _Plan) -> Callable[..., Any]:
     maps, ratios = Maps(row.maps), FusionRatio()
 
     def parts(
-        theta: PyTree, state: PyTree, batch: Any, share: Any
+        theta: PyTree, state: PyTree, batch: Any, share: Any, key: Array
     ) -> tuple[Array, Array, Any, PyTree]:
         """Of each example the losses beside the teacher and beside the label."""
         x, y, logits, features, tokens = batch
-        found, state = _forward(student, theta, state, x, **given_path)
+        found, state = _forward(student, theta, state, x, key, **given_path)
         label = _cross_entropy(found.logits, y)
         if row.reads == "tokens":
             return row.loss(found, logits, tokens, y, share=share, **given), label, found, state
@@ -232,11 +232,12 @@ def _program(plan: _Plan) -> Callable[..., Any]:
 
         def step(carry: Any, drawn: Any) -> tuple[Any, Any]:
             (theta, state, omega, moments, outer_moments), (rows, own) = carry, drawn
+            of_dropout = jax.random.fold_in(own, 1)
             batch = jax.tree.map(lambda leaf: leaf[rows], data)
             alpha = jnp.full(batch_size, numbers.share)
 
             def parts_of(theta: PyTree) -> tuple[Array, Array, Any, PyTree]:
-                return parts(theta, state, batch, numbers.share)
+                return parts(theta, state, batch, numbers.share, of_dropout)
 
             if plan.learned:
                 encoded = relation(parts_of(theta)[2], batch, means)
@@ -244,7 +245,8 @@ def _program(plan: _Plan) -> Callable[..., Any]:
                 x, y = (part[seen] for part in judged)
 
                 def outer_loss(theta: PyTree) -> Array:
-                    return jnp.mean(_cross_entropy(_forward(student, theta, state, x)[0].logits, y))
+                    found, _ = _forward(student, theta, state, x, of_dropout)
+                    return jnp.mean(_cross_entropy(found.logits, y))
 
                 def ratio_of(omega: PyTree) -> Array:
                     return jnp.asarray(ratios.apply({"params": omega}, encoded))
@@ -283,10 +285,12 @@ def _program(plan: _Plan) -> Callable[..., Any]:
 
 
 def _forward(
-    student: nn.Module, theta: PyTree, state: PyTree, x: Array, **options: Any
+    student: nn.Module, theta: PyTree, state: PyTree, x: Array, key: Array, **options: Any
 ) -> tuple[Any, PyTree]:
     variables = {"params": theta["student"], **state}
-    found, changed = student.apply(variables, x, train=True, mutable=list(state), **options)
+    found, changed = student.apply(
+        variables, x, train=True, mutable=list(state), rngs={"dropout": key}, **options
+    )
     return found, changed
 
 

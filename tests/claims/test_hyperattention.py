@@ -55,6 +55,7 @@ def test_layer_by_layer_equals_the_whole_model(model):
     ("changes", "message"),
     [
         ({"validated": 4}, "validated is 4, expected at most 3 speeches"),
+        ({"layers": (2, 9)}, r"layers is \(2, 9\) .* no more than all of it"),
         ({"documents": (4,)}, r"documents is \(4,\), expected at most 3: the test speeches of 64"),
     ],
 )
@@ -134,6 +135,14 @@ def test_one_seed_of_planes_is_refused():
         (
             {"tries": {"hyperattention": ((128, 0.5),) * 4 + ((1024, 0.5),)}},
             "piece of 1024, expected less: at 2048 tokens it has 512 of 512 keys",
+        ),
+        (
+            {"tries": {"hyperattention": ((128, 0.5),) * 4 + ((128, 0.0),)}},
+            "a share of 0.0, expected one that gives blocks 1 to all of",
+        ),
+        (
+            {"tries": {"hyperattention": ((128, 0.5),) * 4 + ((128, 1.5),)}},
+            "a share of 1.5, expected one that gives blocks 1 to all of",
         ),
     ],
 )

@@ -206,6 +206,26 @@ def test_a_student_that_holds_an_array_is_taught():
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
+class Dropping(nn.Module):
+    """A student of which other features are dropped in every step."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        kept = nn.Dropout(0.5, deterministic=not train)(images)
+        return Outputs(nn.Dense(3)(kept), kept)
+
+
+@pytest.mark.parametrize("ratio", [0.5, "trilateral"])
+def test_a_student_with_dropout_has_another_mask_in_every_step(ratio):
+    one = jnp.repeat(IMAGES[:1], 60, axis=0), jnp.zeros(60, int)
+    found = distill(
+        "kd", teacher, Dropping(), *one, key=jax.random.key(0), steps=4, batch_size=60,
+        learning_rate=0.0, ratio=ratio, validation=one if ratio == "trilateral" else None,
+    )  # fmt: skip
+    # All images are one, and nothing is learned.
+    assert np.abs(np.diff(np.sort(found.losses))).min() > 1e-3
+
+
 def test_every_epoch_has_an_order_of_its_own_and_draws_no_image_twice():
     """The loss of image i is 2^i, so that the bits of a step's sum are its images."""
     count, batch, steps = 11, 4, 9

@@ -176,20 +176,23 @@ def test_a_system_without_a_text_is_described_by_its_first_docstring(library):
 
 @pytest.mark.slow
 def test_a_benchmark_keeps_what_each_device_measured_last(tmp_path):
-    def measured(device, day, ratio):
+    def measured(device, day, ratio, flags=""):
         row = {"case": "ten", "metric": "s", "ours": 1.0, "peer": "floor", "peer_value": ratio}
-        about = {"command": "python -m benchmarks.many", "device": device, "commit": "a1"}
+        about = {"command": f"python -m benchmarks.many{flags}", "device": device, "commit": "a1"}
         return about | {"finished": f"2026-01-{day}T", "rows": [row | {"ratio": ratio}]}
 
     file = tmp_path / "results" / "many.json"
-    for found in (("one", "01", 1.25), ("two", "02", 2.25), ("one", "03", 3.25)):
+    days = ("one", "01", 1.25), ("two", "02", 2.25), ("two", "02", 5.5, " --quick")
+    for found in (*days, ("one", "03", 3.25)):
         record.keep(file, measured(*found))
     kept = read_benchmarks(file.parent)
+    assert [one["command"][-7:] for one in kept["many"]] == ["ks.many", "--quick", "ks.many"]
+    del kept["many"][1]
     assert [(one["device"], one["finished"][:10]) for one in kept["many"]] == [
         ("one", "2026-01-03"), ("two", "2026-01-02"),
     ]  # fmt: skip
     _, _, page = benchmarks_page(kept).partition("\n## many\n")
-    latest, folded, others = page.partition('??? note "On another device"\n\n    | case')
+    latest, folded, others = page.partition('??? note "Measured elsewhere"\n\n    | case')
     assert folded
     assert "2026-01-03, one, commit `a1`" in latest
     assert "| 3.25 |" in latest
