@@ -37,10 +37,13 @@ from rml.models import ViT
 from rml.training import Loss, Task, TrainState, build_optimizer, gradient_task
 
 TEACHER, STUDENT, ALONE = "teacher", "student", "alone"
-FIXED, APART, STRANGERS = "fixed", "apart", "strangers"
-SIDES = (ALONE, STRANGERS, FIXED, APART, STUDENT)
-"""Students: without a teacher, and with one that reads the views of other images, images as they
-are, views of its own, or the student's views."""
+FIXED, APART, AGAIN = "fixed", "apart", "again"
+SIDES = (ALONE, AGAIN, FIXED, APART, STUDENT)
+"""Students: without a teacher, the same with another seed, and with a teacher that reads images as
+they are, views of its own, or the student's views."""
+UNTAUGHT = (ALONE, AGAIN)
+OTHER_SEED = 1_000
+"""What is added to the seed of a student that is trained once more."""
 PARTS = ("train", "validation", "test")
 
 
@@ -107,9 +110,9 @@ def student(config: Any, side: str) -> Taught:
     encoder = models.build(**config.student, dtype=jnp.dtype(config.dtype))
     row, exits = METHODS[config.beside.loss], dict(config.beside.exits)
     net: Network | ExitNetwork | ScaleNetwork = Network(encoder, config.classes)
-    if exits and side != ALONE:
+    if exits and side not in UNTAUGHT:
         net = ExitNetwork(encoder, config.classes, models.Exits(config.classes, **exits))
-    if row.reads == "tokens" and side != ALONE:
+    if row.reads == "tokens" and side not in UNTAUGHT:
         vit, tokens = of_tokens(config), config.beside.tokens
         net = ScaleNetwork(
             encoder, config.classes, grid=grid_of(config, vit), width=vit.width,
@@ -172,6 +175,13 @@ def of_images(config: Any, variables: PyTree, images: Array) -> tuple[Outputs, d
     return Outputs(found.logits, found.features, tokens=tokens), {"path": path}
 
 
+def seeded(config: Any, name: str) -> Any:
+    """The config of one student, of which one side has another seed."""
+    own = config.copy_and_resolve_references()
+    own.seed += OTHER_SEED * (side_of(name)[0] == AGAIN)
+    return own
+
+
 def student_task(config: Any, name: str, teacher: PyTree = None) -> Task:
     """The problem of one student.
 
@@ -181,7 +191,7 @@ def student_task(config: Any, name: str, teacher: PyTree = None) -> Task:
       teacher: Variables of the teacher; random ones if not given, for shapes alone.
     """
     side, number = side_of(name)
-    own, opened = config.copy_and_resolve_references(), cache(lambda: sources(config))
+    own, opened = seeded(config, name), cache(lambda: sources(config))
     own.optimizer.learning_rate = own.rates[number]
     row, beside, options = METHODS[own.beside.loss], own.beside, dict(own.beside.options)
     above, module, pipeline = classifier(own, own.teacher), student(own, side), augmentation(own)
@@ -189,7 +199,7 @@ def student_task(config: Any, name: str, teacher: PyTree = None) -> Task:
     blank = jnp.zeros((2, *spec["image"].shape[-3:]))
 
     def first_teacher(key: Any, _: Any = None) -> dict[str, PyTree]:
-        if side == ALONE:
+        if side in UNTAUGHT:
             return {}
         if teacher is None:
             return {TEACHER: above.init(key, blank, train=False)}
@@ -200,7 +210,7 @@ def student_task(config: Any, name: str, teacher: PyTree = None) -> Task:
         )}  # fmt: skip
 
     def init(key: Any) -> PyTree:
-        if side == ALONE or row.reads != "features":
+        if side in UNTAUGHT or row.reads != "features":
             return module.init(key, blank, train=True)
         shape = jax.eval_shape(
             lambda key: above.init_with_output(key, blank, method=says)[0], key
@@ -224,10 +234,8 @@ def student_task(config: Any, name: str, teacher: PyTree = None) -> Task:
         images = pipeline(key, plain)
         known: Outputs | None = None
         more: dict[str, Any] = {}
-        if side != ALONE:
+        if side not in UNTAUGHT:
             known, more = of_images(own, state.extra[TEACHER], seen(images, plain, other))
-            if side == STRANGERS:
-                known = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), known)
         theirs = known.features if known and row.reads == "features" else None
         (found, mapped), changed = module.apply(
             state.training_variables(params), images, theirs, train=True,
