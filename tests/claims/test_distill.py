@@ -77,14 +77,15 @@ def test_a_small_run_measures_every_claim_draws_and_is_loaded(measure, tmp_path)
 
 
 def first_step(config, name, seed=1, scale=1.0):
-    """Metrics of one step of a student with its teacher's logits times `scale`, and these logits."""
+    """Metrics of one step of a student with `scale` times its teacher's logits, and the latter."""
     net = distill_tasks.classifier(config, config.teacher)
     shape = tuple(config.data.image_shape)
     init = jax.jit(lambda key: net.init(key, jnp.zeros((2, *shape)), train=False))
     plain = unbox(init(jax.random.key(3)))
     problem = distill_tasks.student_task(config, name, plain)
     state = unbox(jax.jit(problem.init)(jax.random.key(seed)))
-    copied = {"encoder": plain["params"]["encoder"], "classifier": jax.tree.map(lambda x: scale * x, plain["params"]["head"])}  # fmt: skip
+    head = jax.tree.map(lambda x: scale * x, plain["params"]["head"])
+    copied = {"encoder": plain["params"]["encoder"], "classifier": head}
     state = state.replace(params={**state.params, "student": copied})
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 256, (8, *shape), np.uint8),
