@@ -10,7 +10,7 @@ not measured the student with labels alone was better at 1e-2 than at 3e-3 on va
 higher is the lower one now. Another loss is `--config.beside.loss=dkd`; the keys of
 `beside.options` have to be its own.
 
-Result: results/kd, 4 min 30 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/kd, 3 min 50 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
