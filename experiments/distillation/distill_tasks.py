@@ -18,6 +18,7 @@ from jaxtyping import Array, PyTree
 from experiments.common.encoders import ProjectedEncoder
 from experiments.common.images import augmentation, batch_spec, open_images, training_batches
 from experiments.common.supervised import classification, one_crop, right
+from experiments.distillation.ofakd_sides import AGAIN as OTHER_SEED
 from rml import models
 from rml.data import augment
 from rml.distillation import (
@@ -42,8 +43,6 @@ SIDES = (ALONE, AGAIN, FIXED, APART, STUDENT)
 """Students: without a teacher, the same with another seed, and with a teacher that reads images as
 they are, views of its own, or the student's views."""
 UNTAUGHT = (ALONE, AGAIN)
-OTHER_SEED = 1_000
-"""What is added to the seed of a student that is trained once more."""
 PARTS = ("train", "validation", "test")
 
 
