@@ -422,6 +422,7 @@ def test_sums_of_rows_are_sampled_uniformly_and_bounded(planes, cap):
 
 
 @pytest.mark.parametrize("planes", [0, 3])
+@pytest.mark.slow
 def test_bounded_sums_make_no_output_longer_than_its_values(planes):
     query, key, value = draw(0, 1, 1, 64, 8), draw(1, 1, 1, 64, 8), jnp.ones((1, 1, 64, 2))
     settings = HyperSettings(planes, block=8, samples=48, least=0, sampling="value_norm")

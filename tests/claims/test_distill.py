@@ -96,6 +96,7 @@ def first_step(config, name, seed=1, scale=1.0):
 
 
 @pytest.mark.parametrize(("side", "same"), [("student", True), ("fixed", False), ("apart", False)])
+@pytest.mark.slow
 def test_the_teacher_reads_the_views_that_a_side_says(side, same):
     """A student that is its own teacher says the same of the same views, and of no others."""
     metrics, _, _ = first_step(small(), f"{side}_0")
@@ -131,6 +132,7 @@ def test_one_side_is_labels_alone_with_another_seed():
     assert (batches[0] != batches[1]).any()
 
 
+@pytest.mark.slow
 def test_labels_have_their_weight_and_smoothing_and_alone_no_other_loss():
     plain = small(augment__order=(), loss__smoothing=0.2, beside__label=0.3)
     metrics, logits, labels = first_step(plain, "alone_0")
@@ -152,6 +154,7 @@ def test_a_loss_on_features_trains_a_map_and_has_its_options():
     assert not alone.extra
 
 
+@pytest.mark.slow
 def test_tokens_are_taught_through_the_last_blocks_of_the_teacher():
     """As `scalekd_loss` of a student that asks for the grid of the teacher's patches."""
     changes = {"augment__order": (), "beside__loss": "scalekd", "teacher": VIT,
@@ -219,6 +222,7 @@ def test_validation_images_choose_a_rate():
     assert distill.best_of({0: 0.5, 1: 0.5}) == 0
 
 
+@pytest.mark.slow
 def test_rates_are_those_of_the_directories():
     config = small(rates=(1e-2, 3e-2), optimizer__warmup_steps=0)
     rates = [first_step(config, f"alone_{i}")[0]["learning_rate"] for i in (0, 1)]

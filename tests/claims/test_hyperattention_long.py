@@ -42,6 +42,7 @@ def layer():
     return tuple(map(jnp.asarray, (q, k, v)))
 
 
+@pytest.mark.slow
 def test_a_block_of_queries_at_a_time_has_the_whole_attention(layer):
     wanted = approximation.halves(*layer)
     for block in (8, 37, 64):  # of 37 queries
@@ -55,6 +56,7 @@ def test_a_block_of_queries_at_a_time_has_the_whole_attention(layer):
     assert (alpha[1] < alpha[0] / 2).all()
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_all_keys_and_of_keys_seen_apart(layer):
     part, _ = exact_halves(*layer, first=2)
     rngs, keys = jax.random.split(jax.random.key(0), 3), 8

@@ -194,6 +194,7 @@ def test_the_baseline_has_as_many_tries_as_the_machine(file):
 
 
 @pytest.mark.parametrize("file", [classification_digits, classification_mnist5k])
+@pytest.mark.slow
 def test_tries_are_judged_on_images_they_do_not_train_on(file, tfds_data_dir):
     config = file.get_config()
     config.data.domains = {"train": ("a",), "test": ("b",)}

@@ -108,6 +108,7 @@ BOUNDARY = st.one_of(
 
 @settings(max_examples=25, deadline=None)
 @given(ends=st.tuples(BOUNDARY, BOUNDARY, BOUNDARY, BOUNDARY))
+@pytest.mark.slow
 def test_whether_splits_overlap_is_what_all_sizes_say(ends):
     """Of numbers up to 60 and shares from 5% on, nothing changes beyond 100 x 60.5 / 5 examples."""
     texts = f"train[{ends[0]}:{ends[1]}]", f"train[{ends[2]}:{ends[3]}]"

@@ -124,6 +124,7 @@ def test_without_scale_a_query_sees_the_mean_and_with_much_one_place():
     assert np.isfinite(found).all()
 
 
+@pytest.mark.slow
 def test_statistics_of_the_batch_are_kept_and_used():
     _, kept, _ = run(True)
     before, after = (wide(v["batch_stats"]) for v in (variables(True), kept))

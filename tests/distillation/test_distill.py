@@ -193,6 +193,7 @@ class Shifted(nn.Module):
         return Outputs(images, images)
 
 
+@pytest.mark.slow
 def test_a_student_that_holds_an_array_is_taught():
     rows, labels = IMAGES[:, :3], jnp.asarray(LABELS)
     given = {"key": jax.random.key(0), "steps": 2, "batch_size": 60, "ratio": 0.0}
@@ -216,6 +217,7 @@ class Dropping(nn.Module):
 
 
 @pytest.mark.parametrize("ratio", [0.5, "trilateral"])
+@pytest.mark.slow
 def test_a_student_with_dropout_has_another_mask_in_every_step(ratio):
     one = jnp.repeat(IMAGES[:1], 60, axis=0), jnp.zeros(60, int)
     found = distill(

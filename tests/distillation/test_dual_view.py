@@ -56,6 +56,7 @@ def test_the_direct_view_is_twice_one_minus_the_cosine():
     np.testing.assert_allclose(run(A, T, False)[0], 2 * (1 - cosines).mean(-1), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_a_view_does_not_see():
     scales = RNG.uniform(0.5, 2, (B, SIDE * SIDE, 1))
     np.testing.assert_allclose(run(A * scales, T, False)[0], run(A, T, False)[0], rtol=1e-5)

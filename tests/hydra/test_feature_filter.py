@@ -48,6 +48,7 @@ def test_depth_and_norm(layers, norm):
     assert module.apply(variables, FIRST, SECOND).shape == (5, 6)
 
 
+@pytest.mark.slow
 def test_a_low_temperature_makes_gates_binary():
     module, variables = build()
     cold, _ = build(temperature=1e-3)

@@ -271,6 +271,7 @@ def test_no_product_is_rounded_on_an_accelerator(normal):
     assert rounded(limit, x) == []
 
 
+@pytest.mark.slow
 def test_machines_that_train_together_convolve_in_the_layout_that_is_fast_in_loops(normal):
     x = jnp.asarray(normal(0, 2, 3, 3, 2), jnp.float32)
     machine = jax.tree.map(lambda a: a.astype(jnp.float32), machine_of(normal, depth=1))
@@ -306,6 +307,7 @@ def test_a_machine_in_half_precision_is_computed_in_float32(normal):
 
 
 @pytest.mark.parametrize("pool", [True, False])
+@pytest.mark.slow
 def test_columns_are_computed_some_at_a_time(normal, monkeypatch, pool):
     x, other = jnp.asarray(normal(8, 2, 3, 2, 2)), jnp.asarray(normal(9, 5, 3, 2, 2))
     limit = partial(kernels.conv_nngp, kernel=RELU, depth=1, pool=pool)

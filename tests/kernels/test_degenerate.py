@@ -100,6 +100,7 @@ def test_what_has_no_answer_is_one_clear_error(normal):
         deep_linear.deep_linear_grams(g, y, jnp.array([5.0, 2.0]))
 
 
+@pytest.mark.slow
 def test_many_outputs_of_a_low_rank_have_no_optimum_of_small_widths(normal):
     g, y = kernels.input_gram(jnp.asarray(normal(0, 4, 9))), jnp.asarray(normal(1, 4, 5))
     low = y.at[2].set(y[0])  # two points of the same outputs
@@ -246,6 +247,7 @@ def test_outputs_without_variance_are_log_softmax_with_its_gradient(normal):
         assert jnp.isnan(slopes(mean, variance.at[1].set(jnp.nan), function)[1][1])
 
 
+@pytest.mark.slow
 def test_targets_that_broadcasting_would_spread_are_refused(unchecked, normal):
     x, y = jnp.asarray(normal(18, 5, 3)), jnp.asarray(normal(19, 5, 1))
     machine = sparse.init_sparse(x[:2], depth=1, outputs=1)

@@ -485,6 +485,7 @@ def test_a_class_that_is_masked_adds_nothing(loss):
     assert np.isfinite(slope).all()
 
 
+@pytest.mark.slow
 def test_at_any_temperature_the_divergence_has_its_digits(normal):
     """At 32 and below it is that of the logarithms, above it that of differences of logits."""
     student, teacher = (np.float64(np.float32(3 * normal(i, 4, 5))) for i in (0, 1))
@@ -531,6 +532,7 @@ def test_at_any_temperature_the_divergence_has_its_digits(normal):
         np.testing.assert_allclose(slope, tau * (q - p + gain), rtol=10 * rtol, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_at_a_high_temperature_masks_and_far_logits_are_what_they_are_at_a_low_one():
     student = jnp.array([[0.3, 2.0, -jnp.inf], [1.0, 2.0, -1e9], [1.0, 2.0, 0.0], [0.0, 9e4, 1.0]])
     teacher = jnp.array([[2.0, 1.0, -jnp.inf], [2.0, 1.0, 0.0], [2.0, 1.0, -jnp.inf], [2.0, 0, 1]])

@@ -71,6 +71,7 @@ def test_degenerate_batches_are_zero_or_finite(mining):
 
 
 @pytest.mark.parametrize("mining", ["hard", "semi-hard", "all", "active"])
+@pytest.mark.slow
 def test_small_features_have_distances_too(normal, mining):
     """Loss and margin scale as the features do, and gradients are the same."""
     z, labels = jnp.asarray(normal(2, 8, 4), jnp.float32), jnp.asarray(LABELS)

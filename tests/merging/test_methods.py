@@ -498,6 +498,7 @@ def test_shared_experts_and_parts_that_do_not_agree_are_refused():
         learn_scaling(size, base, experts, jnp.zeros(2), parts=other, count=2)
 
 
+@pytest.mark.slow
 def test_weights_may_be_a_list():
     for method in ("weighted_average", "regmean"):
         options = {"grams": GRAMS} if method == "regmean" else {}

@@ -183,6 +183,7 @@ def test_exact_transport_is_the_linear_programmes():
         np.testing.assert_allclose(found, n0 * plan.x.reshape(n0, n1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_plans_are_those_of_another_library(monkeypatch):
     for library in ("PYTORCH", "TENSORFLOW", "JAX", "CUPY"):
         monkeypatch.setenv(f"POT_BACKEND_DISABLE_{library}", "1")

@@ -146,6 +146,7 @@ def test_whole_vectors_give_experts_their_average_and_what_is_linear_between():
     )
 
 
+@pytest.mark.slow
 def test_one_hot_weights_of_vectors_of_full_rank_give_an_expert_and_a_rank_is_its_share():
     found = modularise(BASE, EXPERTS, fraction=1.0)
     assert isinstance(found.exclusive["dense"]["kernel"], LowRank)

@@ -247,6 +247,7 @@ def test_what_timm_says_and_no_tensor_shows(tmp_path, name, said, message):
         ("vit_timm", "token", {"num_heads": 4, "img_size": 16}),
     ],
 )
+@pytest.mark.slow
 def test_arguments_of_timm_that_change_nothing(tmp_path, name, pooling, arguments):
     said = {"global_pool": pooling, "pretrained_cfg": {"global_pool": None}}
     said["model_args"] = {**arguments, "global_pool": pooling}

@@ -243,6 +243,7 @@ def test_blocks_read_earlier_ones_and_drop_whole_channels():
     np.testing.assert_allclose(features, before.mean(1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_trained_scales_keep_the_type_of_the_computation():
     sizes = {"factors": (12, 1, 2, 1, 1), "layers": (1,) * 5}
     net = Terminator(trained_scales=True, dtype=jnp.bfloat16, **TINY | sizes)

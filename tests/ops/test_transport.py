@@ -12,6 +12,7 @@ from rml.merging import transport_map
 from rml.ops.transport import import_sinkhorn
 
 
+@pytest.mark.slow
 def test_sinkhorn_reaches_the_margins_of_a_problem():
     pytest.importorskip("ott")
     found = import_sinkhorn("it")

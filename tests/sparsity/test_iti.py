@@ -99,6 +99,7 @@ def test_outputs_that_are_all_the_same_have_a_slope_of_zero():
     np.testing.assert_array_equal(still(jnp.ones((1, 2, 3, 4))), np.zeros((1, 2, 3, 4)))
 
 
+@pytest.mark.slow
 def test_outputs_of_half_precision_are_widened_before_any_sum():
     rng = np.random.default_rng(4)
     wanted, held_wanted = rng.random(700) < 0.45, rng.random(300) < 0.4

@@ -216,6 +216,7 @@ def test_edits_start_near_the_model_and_differ(llama):
     np.testing.assert_allclose(default.offset, 0.1 * edits.offset, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_penalty_is_a_sum_over_elements_and_scores_are_norms():
     change = np.random.default_rng(4).normal(size=(2, 3, 4))
     edits = HeadEdits(jnp.asarray(1 + change, jnp.float32), jnp.full((2, 3, 4), 9.0))

@@ -237,6 +237,7 @@ def test_a_second_student_of_other_rates_is_taught_without_compiling(method):
     compile_nothing_again(train)
 
 
+@pytest.mark.slow
 def test_a_second_long_text_of_other_weights_compiles_nothing():
     apply = jax.jit(lambda weights, x: weights[x] if x.dtype == jnp.int32 else x @ weights)
     rng = np.random.default_rng(0)
