@@ -104,12 +104,14 @@ def test_the_teacher_reads_the_views_that_a_side_says(side, same):
     assert (metrics["agreement"] == 1.0) == same
 
 
+@pytest.mark.slow
 def test_without_augmentation_views_are_the_images_as_they_are():
     plain = small(augment__order=())
     assert first_step(plain, "fixed_0")[0]["beside"] < 1e-6
     assert first_step(plain, "apart_0")[0]["beside"] < 1e-6
 
 
+@pytest.mark.slow
 def test_the_teacher_and_the_label_have_their_weights():
     metrics, logits, labels = first_step(small(augment__order=()), "student_0", scale=3.0)
     beside = kd_loss(3 * logits, logits, labels, temperature=2.0).mean()
@@ -200,6 +202,7 @@ def test_tokens_are_taught_through_the_last_blocks_of_the_teacher():
     assert metrics["loss"] == pytest.approx(float(0.1 * label + 0.9 * beside), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_exits_are_those_of_students_that_have_a_teacher():
     stages = {"name": "convnet", "widths": (4, 4), "kernel_sizes": (3, 3), "strides": (2, 2),
               "norm": "batch", "pooling": "mean", "features": 6}  # fmt: skip

@@ -126,6 +126,7 @@ def test_a_small_run_measures_every_claim_and_draws(model, measure, monkeypatch,
         assert metrics[f"power_{name}"] == pytest.approx(np.log2(long / short), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_gains_are_shares_of_the_other_error_at_the_longest_trained_length():
     config = override(config_file.get_config(), SMALL)
     rng = np.random.default_rng(0)

@@ -414,6 +414,7 @@ def test_parts_of_the_relations_are_left_out(bed):
     assert found[:, [0, 1, 3, 4]].all()
 
 
+@pytest.mark.slow
 def test_losses_of_an_image_or_of_another_are_read(bed):
     changes = {"classes": 3, "relations.form": "losses", "loss.temperature": 2.0}
     config = override(config_file.get_config(), changes)

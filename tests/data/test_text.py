@@ -120,6 +120,7 @@ def test_a_plain_file_counts_before_a_compressed_one(collection):
     check_collection(load_retrieval(f"beir:{collection}", "test"))
 
 
+@pytest.mark.slow
 def test_grades_below_0_are_as_little_relevant_as_0(collection):
     found = []
     for grade in (0, -2):

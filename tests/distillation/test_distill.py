@@ -228,6 +228,7 @@ def test_a_student_with_dropout_has_another_mask_in_every_step(ratio):
     assert np.abs(np.diff(np.sort(found.losses))).min() > 1e-3
 
 
+@pytest.mark.slow
 def test_every_epoch_has_an_order_of_its_own_and_draws_no_image_twice():
     """The loss of image i is 2^i, so that the bits of a step's sum are its images."""
     count, batch, steps = 11, 4, 9

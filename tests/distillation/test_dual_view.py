@@ -68,6 +68,7 @@ def test_what_a_view_does_not_see():
         np.testing.assert_allclose(run(-A, A, remove_mean)[0], 4, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_constant_maps_have_no_alternative_view_and_finite_gradients():
     # A third is no binary fraction: its rounded mean lies beside it.
     flat = np.full((B, SIDE * SIDE, D), 1 / 3)

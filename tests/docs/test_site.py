@@ -141,6 +141,7 @@ def test_pictures_stand_in_the_order_of_configs():
     assert 0 < gallery.find("toy/second.png") < gallery.find("toy/first.png")
 
 
+@pytest.mark.slow
 def test_every_picture_of_a_result_is_in_the_gallery():
     shown = generate.pictures()
     gallery = generate.gallery_page(generate.read_systems().values(), shown)

@@ -17,6 +17,7 @@ def test_uniform_and_permutation():
     np.testing.assert_allclose(sink, (1, 0, 1, 0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_does_not_change_them():
     logits = jax.random.normal(jax.random.key(0), (2, 3, 7, 7)) * 2
     inner = jax.nn.softmax(logits[..., :5, :5])

@@ -297,6 +297,7 @@ def test_matrices_and_targets_of_other_points_are_refused(unchecked, normal):
         ([2, 0, 3, 1], "labels must lie between 0 and 2, got values from 0 to 3"),
     ],
 )
+@pytest.mark.slow
 def test_labels_that_are_not_a_class_of_each_point_are_refused(unchecked, normal, labels, message):
     outputs, labels = Outputs(jnp.asarray(normal(23, 4, 3)), jnp.zeros((4, 4))), jnp.array(labels)
     g, key = kernels.input_gram(jnp.asarray(normal(24, 4, 2))), jax.random.key(0)

@@ -554,6 +554,7 @@ def test_at_a_high_temperature_masks_and_far_logits_are_what_they_are_at_a_low_o
 
 
 @pytest.mark.parametrize("loss", [kd_loss, dkd_loss])
+@pytest.mark.slow
 def test_a_chance_that_has_run_down_to_0_adds_nothing_where_the_student_has_none(loss):
     student = jnp.array([[0.0, 1.0, -jnp.inf]])
     given = {"labels": jnp.array([1]), "temperature": 1.0}
@@ -567,6 +568,7 @@ def test_a_chance_that_has_run_down_to_0_adds_nothing_where_the_student_has_none
         assert np.isfinite(found).all()
 
 
+@pytest.mark.slow
 def test_dkd_has_no_other_classes_where_the_teacher_masks_them_all(normal):
     """The first example is such; that of the second is what it is alone."""
     teacher = np.where([[True, False, True, True], [False] * 4], -np.inf, normal(1, 2, 4))

@@ -119,6 +119,7 @@ def test_a_negative_further_by_the_margin_is_not_active(squared):
 
 @pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("mining", ["semi-hard", "all", "active"])
+@pytest.mark.slow
 def test_a_row_that_is_far_away_blurs_no_triplet_of_the_others(normal, mining, squared):
     z = 10 * normal(80, 8, 4)  # of squared distances that decide, none are within 100 of each other
     z[3] = z[7] = [1e4, 0, 0, 0]  # the only rows of their labels: negatives alone

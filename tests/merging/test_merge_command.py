@@ -127,6 +127,7 @@ def test_commas_in_the_path_of_a_run_are_no_options(monkeypatch, tmp_path, name,
     assert merge.open_named(name) == found
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_named_twice_counts_twice_as_a_file_does(runs, tmp_path, capsys):
     safetensors = pytest.importorskip("safetensors.numpy")
     out, data = tmp_path / "merged.safetensors", "--data=digits"

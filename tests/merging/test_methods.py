@@ -517,6 +517,7 @@ def test_weights_may_be_a_list():
     ("weights", "alike"),
     [([1e-50, 2e-50, 0], [1, 2, 0]), ([3e38, 3e38, 1e38], [3, 3, 1]), ([1e308] * 3, [1] * 3)],
 )
+@pytest.mark.slow
 def test_weights_count_by_their_ratios_alone(method, options, weights, alike):
     call = partial(method, as_jax(BASE), as_jax(EXPERTS), **options)
     close(call(weights=weights), call(weights=alike))

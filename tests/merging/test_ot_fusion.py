@@ -198,6 +198,7 @@ def test_plans_are_those_of_another_library(monkeypatch):
     np.testing.assert_allclose(found, ot.emd(*masses, cost), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_error_of_a_map_is_that_of_its_sums():
     transport = RNG.uniform(size=(2, 6, 4))
     rows = np.abs(transport.sum(2) - 1).max(1)
@@ -279,6 +280,7 @@ def test_a_unit_that_does_not_vary_is_zero(masked):
     np.testing.assert_allclose(counted.std(axis=1), 1, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_unit_that_varies_in_half_precision_keeps_its_deviation():
     x = 100 + 1.2 * np.random.default_rng(0).normal(size=(1, 64))
     found = standardised(jnp.asarray(x, jnp.bfloat16))
@@ -668,6 +670,7 @@ def test_what_cannot_be_aligned_is_named(models, options, message):
         align(models[0](0), models[1](1), **options)
 
 
+@pytest.mark.slow
 def test_an_empty_batch_and_unknown_names_are_refused():
     with pytest.raises(UserError, match="hold no example"):
         layer_activations(VIT, vit(0), IMAGES[:0])

@@ -61,6 +61,7 @@ def test_a_class_that_a_head_leaves_out_has_no_part():
     assert not np.asarray(found_slopes[:, 1]).any()
 
 
+@pytest.mark.slow
 def test_confidence_in_half_precision_is_that_of_its_logits_in_single():
     labels, trusted = jnp.zeros(50, int), jnp.zeros(50, bool)
     half = jnp.stack([jnp.linspace(4, 8, 50), jnp.zeros(50)], axis=1).astype(jnp.bfloat16)
@@ -83,6 +84,7 @@ def test_views_and_labels_are_of_the_same_examples(unchecked):
     assert ufm(view, view, labels, trusted).kept.sum() == 3  # others' labels are not read
 
 
+@pytest.mark.slow
 def test_the_most_confident_of_each_class_are_trusted():
     chances = softmax(np.random.default_rng(0).normal(size=(60, 3)) * 2)
     found = np.asarray(trusted_examples(jnp.asarray(chances, jnp.float32), share=0.2, most=100))

@@ -266,6 +266,7 @@ def test_heads_that_do_not_divide_the_width_are_told_with_their_file(tmp_path):
         load_images(directory)
 
 
+@pytest.mark.slow
 def test_heads_of_a_width_that_published_models_share(tmp_path):
     lengths = {32: 384, 96: 3 * 384, 128: 4 * 384}
     wide = {
@@ -292,6 +293,7 @@ def test_images_of_another_shape_are_refused(shape):
         model.encode({}, np.zeros(shape, np.float32))
 
 
+@pytest.mark.slow
 def test_a_path_of_images_that_is_no_string(tmp_path):
     path = stored(tmp_path, "resnet")
     first, second = load_images(Path(path)), load_images(path)

@@ -172,6 +172,7 @@ def test_shifted_products_and_their_gradients_are_the_grouped_convolution(
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.slow
 def test_half_precision_rounds_sums_of_a_large_kernel_once(dtype):
     given = [jnp.asarray(normal(size, at), dtype) for at, size in enumerate(
         [(1, 12, 12, 5), (7, 7, 1, 5), (1, 12, 12, 5)]

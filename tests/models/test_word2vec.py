@@ -62,6 +62,7 @@ def test_noise_and_subsampling_follow_the_counts():
     assert kept_chance(counts, 0.04)[0] == 1
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_an_offset_of_all_logits():
     rng = np.random.default_rng(2)
     v, u = (jnp.asarray(x) for x in rng.standard_normal((2, 6, 3)))

@@ -48,6 +48,7 @@ def test_a_row_that_is_not_finite_spoils_its_own_distances_alone(bad):
     assert not np.isfinite(found[:, :10]).any()
 
 
+@pytest.mark.slow
 def test_the_mean_of_finite_rows_is_the_mean_to_the_bit():
     mean = jax.jit(pairwise.finite_mean)
     for n in (1, 49, 300):

@@ -19,6 +19,7 @@ def spd(seed, n):
     return root @ root.T / n
 
 
+@pytest.mark.slow
 def test_densities_and_divergences_are_scipys():
     a, b, y = spd(0, 4), spd(1, 4), np.random.default_rng(2).standard_normal((4, 3))
     p, q = psd.cholesky(jnp.asarray(a)), psd.cholesky(jnp.asarray(b))

@@ -46,6 +46,7 @@ def test_half_precision_is_computed_and_returned_in_float32():
     np.testing.assert_allclose(y, 1 / 64, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_unit_scale_is_a_power_of_two_for_the_largest_number():
     x = jnp.asarray([[0.0, -5.0, 3.0], [1e-30, 2e-31, 0.0], [0.0, 0.0, 0.0], [0.25, 0.2, 0.1]])
     np.testing.assert_array_equal(unit_scale(x, axis=1)[:, 0], [1 / 8, 2.0**99, 1, 2])

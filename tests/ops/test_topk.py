@@ -248,6 +248,7 @@ def test_unknown_metric_and_widths(unchecked):
         topk(jnp.ones((3, 2)), jnp.ones((5, 3)), k=1)
 
 
+@pytest.mark.slow
 def test_keys_are_hidden_from_blocks_of_many():
     """No key is its own neighbour, and NaN behind the last whole group is none."""
     x = jnp.asarray(np.random.default_rng(5).normal(size=(600, 4)), jnp.float32)

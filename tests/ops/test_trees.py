@@ -124,6 +124,7 @@ def test_norms_have_no_slope_at_zero():
     np.testing.assert_array_equal(still["w"], np.zeros((2, 2)))
 
 
+@pytest.mark.slow
 def test_low_rank_leaves_the_energy_of_the_smallest_singular_values(base):
     tree = as_jax(base)
     reduced = trees.low_rank(tree, rank=2)

@@ -185,6 +185,7 @@ def test_a_second_hydra_is_measured_without_compiling():
     compile_nothing_again(measure)
 
 
+@pytest.mark.slow
 def test_gates_of_other_features_are_learned_without_compiling():
     rng = np.random.default_rng(0)
     features = [jnp.asarray(rng.standard_normal((1200, 8)), jnp.float32) for _ in range(2)]

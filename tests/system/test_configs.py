@@ -31,6 +31,7 @@ def test_there_are_configs():
     assert len(CONFIGS) > 10
 
 
+@pytest.mark.slow
 def test_the_configs_of_a_recipe_are_found_without_reading_all():
     paths = {path for system in read_systems().values() for path in system.configs}
     recipes: dict[str, set[str]] = {}

@@ -640,6 +640,7 @@ def check_windows():
         assert np.allclose(whole, expected, rtol=1e-3, atol=1e-3) == same
 
 
+@pytest.mark.slow
 def test_a_function_that_compares_lengths_has_no_program():
     encoder = small_decoder(4)
     short = lambda _, tokens, mask: (tokens * mask)[:, : min(tokens.shape[1], 4)]  # noqa: E731

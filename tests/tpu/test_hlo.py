@@ -291,6 +291,7 @@ def test_shapes_and_memory_spaces():
     low=st.integers(0, 3), high=st.integers(0, 3), holes=st.integers(1, 3),
     spread=st.integers(1, 2),
 )  # fmt: skip
+@pytest.mark.slow
 def test_window_pairs_against_a_convolution_of_ones(size, kernel, stride, low, high, holes, spread):
     padded = np.zeros(low + (size - 1) * holes + 1 + high)
     padded[low : low + size * holes : holes][:size] = 1

@@ -42,6 +42,7 @@ def test_is_a_first_in_first_out_queue(batch):
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_batches_of_different_sizes_follow_each_other():
     queue = empty()
     reference = deque(np.asarray(queue.keys), maxlen=10)

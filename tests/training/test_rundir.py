@@ -386,6 +386,7 @@ def test_somebody_elses_directory_is_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_a_lock_that_was_there_stays_where_a_directory_is_refused(tmp_path):
     run = RunDirectory(tmp_path, CONFIG)
     with pytest.raises(UserError, match="in use by another run"):
