@@ -189,8 +189,13 @@ def _merge(
         rest = scores[:, whole:], jnp.broadcast_to(index[whole:], (rows, width - whole))
 
         def insert_from(number: int, best: Best) -> Best:
-            chosen = jnp.sort(jax.lax.top_k(peaks, number)[1], axis=1)[:, :, None]
+            # What cannot be among the best is -inf: `top_k` is quick past equal numbers.
+            rivals = jnp.where(peaks > best[0][:, -1:], peaks, -jnp.inf)
+            highest, chosen = jax.lax.top_k(rivals, number)
+            chosen = jnp.sort(chosen, axis=1)[:, :, None]
             found = jnp.take_along_axis(groups, chosen, axis=1).reshape(rows, -1)
+            if number == k:  # as many columns reach the lowest of these peaks
+                found = jnp.where(found >= jnp.min(highest, axis=1)[:, None], found, -jnp.inf)
             place = index[0] + (chosen * group + jnp.arange(group, dtype=jnp.int32)).reshape(
                 rows, -1
             )

@@ -103,6 +103,20 @@ def test_ties_go_to_the_lower_index_whatever_stands_beside_them():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("better", [8, 16, 20, 60])
+def test_groups_may_bring_as_many_neighbours_as_they_have_columns(better):
+    """The second of two blocks has neighbours side by side alone, in as few groups as they fill."""
+    rng = np.random.default_rng(0)
+    keys = rng.permutation(4096).astype(np.float32) / 4096
+    keys[2048:] /= 2
+    keys[3000 : 3000 + better] += 1
+    _, index = topk(
+        jnp.ones((1, 1)), jnp.asarray(keys[:, None]), k=20, metric="dot", block=2048, query_block=1
+    )
+    np.testing.assert_array_equal(index[0], np.argsort(-keys, kind="stable")[:20])
+
+
+@pytest.mark.slow
 def test_gradient_where_groups_are_left_out():
     keys = rows(0, 600, 3)
     _, index = topk(keys[:4], keys, k=2, metric="dot", block=300)
