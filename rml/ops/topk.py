@@ -208,7 +208,11 @@ def _merge(
         return jax.lax.switch(level, [partial(insert_from, number) for number in numbers], best)
 
     def peaks_of(scores: Array) -> Array:
-        return jnp.max(scores[:, :whole].reshape(rows, -1, group), axis=2)
+        # Of all forms of this maximum the one that XLA runs fastest behind a product.
+        window = (1, group)
+        return jax.lax.reduce_window(
+            scores[:, :whole], -jnp.inf, jax.lax.max, window, window, "VALID"
+        )
 
     def insert_hidden(scores: Array, peaks: Array) -> Best:
         del peaks
