@@ -39,6 +39,7 @@ PAIRS = {
     "squares_over_signed": ("tgeokd", "signed"),
     "squares_over_norm": ("tgeokd", "norm"),
     "seed_gain": ("again", "tgeokd"),
+    "again_loss": ("tgeokd", "again"),
 }  # fmt: skip
 """Differences of accuracy."""
 
