@@ -8,7 +8,7 @@ validation flights of two seeds, and one run with few tries was looked at. Stude
 temperatures, rates and rules of `tries`: loss.temperature, optimizer.learning_rate, learned.rate
 and given change none of them.
 
-Result: results/tgeokd, 4 min 42 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/tgeokd, 3 min 37 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
