@@ -144,14 +144,24 @@ def check(config: Any) -> None:
 
 def choose(config: Any, name: str, parts: list[Halves]) -> Any:
     """The try of a method with the least mean logarithm of the error on parts of validation."""
-    rngs = jax.random.split(jax.random.key(config.seed + 1), config.draws)
 
     def mean(choice: Any) -> float:
         method = method_of(config, name, choice)
-        own = [log_errors(part, rngs, method=method, keys=config.seen) for part in parts]
+        own = [
+            log_errors(part, draws(config, 0, layer), method=method, keys=config.seen)
+            for layer, part in enumerate(parts)
+        ]
         return float(np.mean(own))
 
     return min(config.tries[name], key=mean)
+
+
+def draws(config: Any, *place: int) -> jax.Array:
+    """Keys of the draws of one place: samples shared by places would shrink no interval."""
+    rng = jax.random.key(config.seed)
+    for number in place:
+        rng = jax.random.fold_in(rng, number)
+    return jax.random.split(rng, config.draws)
 
 
 def measured(
@@ -172,7 +182,6 @@ def measured(
       [texts, lengths, layers, draws, heads]; of "all" keys and of those "without_first" alpha
       [texts, lengths, layers, heads].
     """
-    rngs = jax.random.split(jax.random.key(config.seed), config.draws)
     methods = {name: method_of(config, name, choice) for name, choice in chosen.items()}
     methods["other"] = methods["sinks"]._replace(middle=True)
     logs: dict[str, list[Any]] = {name: [] for name in methods}
@@ -187,8 +196,10 @@ def measured(
         alpha.append([[np.asarray(own) for _, own in row] for row in found])
         for name, method in methods.items():
             logs[name].append([
-                [np.asarray(log_errors(part, rngs, method=method, keys=config.seen))
-                 for part, _ in row] for row in found
+                [np.asarray(log_errors(
+                    part, draws(config, number, n, layer), method=method, keys=config.seen))
+                 for layer, (part, _) in enumerate(row)]
+                for n, row in zip(config.lengths, found, strict=True)
             ])  # fmt: skip
         progress.note(f"text {number} of {config.documents}: " + ", ".join(
             f"{shown} {np.exp(np.mean(logs[name][-1])):.3f}" for name, shown in NAMES.items()

@@ -115,8 +115,17 @@ def test_all_methods_see_equally_many_keys():
 def test_a_small_run_measures_every_claim_and_draws(model, measure, monkeypatch, tmp_path):
     monkeypatch.setattr(hyperattention_long.pretrained, "load", lambda name: model)
     monkeypatch.setattr(hyperattention_long, "speeches", texts)
+    drawn = []
+
+    def errors(part, rngs, **options):
+        drawn.append(jax.random.key_data(rngs).tobytes())
+        return log_errors(part, rngs, **options)
+
+    monkeypatch.setattr(hyperattention_long, "log_errors", errors)
     metrics, holds = measure("configs/attention/hyperattention_long.py", SMALL)
     assert len(holds) == len(hyperattention_long.CLAIMS)
+    # Methods share their draws; two layers on validation, and two texts of three lengths do not.
+    assert len(set(drawn)) == 2 + 2 * 3 * 2
     assert np.isfinite(list(metrics.values())).all()
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(hyperattention_long.CAPTIONS)
