@@ -8,7 +8,7 @@ and values are those of seven layers on beginnings of two test speeches. Each me
 on the beginning of a validation speech. The model was trained on 8,192 tokens: powers are of
 lengths up to there, beyond it errors are drawn alone.
 
-Result: results/hyperattention, 8 min 2 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/hyperattention, 11 min 26 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
