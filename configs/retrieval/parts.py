@@ -129,6 +129,7 @@ def tempscale(**changes: Any) -> ConfigDict:
         # In tokens: answers below are short, from there on long.
         short=128,
         long=256,
+        least=20,  # documents of a bin between edges, and queries of long and of short answers
         edges=(16, 32, 48, 64, 96, 128, 192, 256, 384, 513),
         cuts=(16, 32, 64, 128, 256, 512),
         cut_texts=40,

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
         model=dict(name="minilm_l3", run=""),
         # Documents that are drawn; who asks for any of them asks.
         documents=dict(validation=200, test=500),
+        short=256,  # fewer than twenty pages that are asked for are below 128 tokens
         edges=(48, 64, 96, 128, 192, 256, 320, 384, 513),
         cuts=(16, 32, 64, 128, 256),
     )

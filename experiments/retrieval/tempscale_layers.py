@@ -74,13 +74,15 @@ def slopes(
       cuts: The lengths.
       plain: Rates at temperature 1, [texts, cuts, layers].
       lowest: Rates at the lowest temperature.
-      seed: Seed of the order of lengths that is the null of a slope.
+      seed: Seed of what nulls draw: an order of lengths, and whose temperatures are exchanged.
 
     Returns:
       Of the mean over layers the slope, and what it gains at the lowest temperature; of each layer
       both; of the layer of the highest slope, and of that of the least gain, once more with nulls.
     """
-    rng, half = np.random.default_rng(seed), len(plain) // 2
+    rng = np.random.default_rng(seed)
+    # Were temperatures without effect, the two rates of every second text could be exchanged.
+    signs = np.random.default_rng([seed, 1]).permutation(np.resize((1.0, -1.0), len(plain)))
 
     def of(rates: np.ndarray) -> np.ndarray:
         return log_log_slopes(cuts, np.moveaxis(rates, 1, -1))
@@ -91,7 +93,7 @@ def slopes(
         "filter_slope": one,
         "filter_slope_permuted": of(shuffled),
         "filter_slope_gain": other - one,
-        "filter_slope_gain_of_halves": one[:half] - one[half : 2 * half],
+        "filter_slope_gain_exchanged": (other - one) * signs,
     }
     by_layer = of(plain)  # [texts, layers]
     gains = of(lowest) - by_layer
@@ -99,10 +101,9 @@ def slopes(
         values |= {f"filter_slope_layer_{i + 1}": by_layer[:, i]}
         values |= {f"filter_slope_gain_layer_{i + 1}": gains[:, i]}
     permuted = of(rng.permuted(plain, axis=1))
-    halves = by_layer[:half] - by_layer[half : 2 * half]
     for name, each in (("", by_layer), ("_permuted", permuted)):
         values[f"filter_slope_flattest{name}"] = each[:, np.argmax(each.mean(0))]
-    for name, each in (("", gains), ("_of_halves", halves)):
+    for name, each in (("", gains), ("_exchanged", gains * signs[:, None])):
         values[f"filter_slope_gain_least{name}"] = each[:, np.argmin(each.mean(0))]
     metrics: dict[str, float] = {}
     for name, each in values.items():

@@ -53,9 +53,13 @@ def compare(
 
 def measure_collapse(
     config: Any, run: RunDirectory, embedders: Embedders, data: RetrievalData,
-    texts: Sequence[str], plain: Vectors, tempered: Vectors,
+    texts: Sequence[str], plain: Vectors, tempered: Vectors, inverse: Vectors,
 ) -> dict[str, float]:  # fmt: skip
-    """How alike documents are by length, as they are and cut, and what the temperature changes."""
+    """How alike documents are by length, as they are and cut, and what the temperature changes.
+
+    Bins of fewer documents than `config.least` are left out: one pair of near duplicates would
+    decide them.
+    """
     from scipy.stats import spearmanr  # slow to import
 
     rng = np.random.default_rng(config.seed)
@@ -64,7 +68,8 @@ def measure_collapse(
     middle = np.sqrt(np.asarray(config.edges[:-1]) * np.asarray(config.edges[1:]))
 
     def bins(x: jax.Array, own: np.ndarray) -> np.ndarray:
-        return np.asarray(similarity_by_length(x, jnp.asarray(own), edges).similarity)
+        found = similarity_by_length(x, jnp.asarray(own), edges)
+        return np.where(found.number < config.least, np.nan, found.similarity)
 
     def rank(values: np.ndarray) -> float:
         seen = np.isfinite(values)
@@ -79,9 +84,10 @@ def measure_collapse(
         "1": bins(plain.documents, lengths),
         f"{lowest:g}": bins(embedders(TEMPERED, lowest, data.documents), lengths),
     }
-    half = rng.permutation(len(lengths)) % 2 == 0
-    halves = [gap(bins(plain.documents[own], lengths[own])) for own in (half, ~half)]
-    before, after = gap(series["1"]), gap(bins(tempered.documents, lengths))
+    before, after, smoothed = (
+        gap(series["1"]),
+        *(gap(bins(own.documents, lengths)) for own in (tempered, inverse)),
+    )
     cut = {
         name: [
             float(similarity_by_length(
@@ -109,7 +115,7 @@ def measure_collapse(
         "gap_cut": cut["1"][-1] - cut["1"][0],
         "gap_cut_lowest": cut[f"{lowest:g}"][-1] - cut[f"{lowest:g}"][0],
         "gap_shrinks": (before - after) / abs(before),
-        "gap_shrinks_of_halves": (halves[0] - halves[1]) / abs(halves[0]),
+        "gap_shrinks_inverse": (before - smoothed) / abs(before),
     }
 
 
@@ -122,6 +128,7 @@ def draw_ndcg(
         f"to {config.long}": (lengths >= config.short) & (lengths < config.long),
         f"{config.long} or more": lengths >= config.long,
     }
+    groups = {name: rows for name, rows in groups.items() if rows.any()}  # short may be long
     found = {
         name.replace("_", " "): [t_interval(values[rows]) for rows in groups.values()]
         for name, values in scores.items()

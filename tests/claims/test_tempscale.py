@@ -64,7 +64,9 @@ def config(folder, tmp_path_factory):
             whitening=(0.5, 1.0),
         )
     )
-    config.update(dict(short=12, long=20, edges=(4, 12, 24, 81), cuts=(8, 16), cut_texts=8))
+    config.update(
+        dict(short=12, long=20, edges=(4, 12, 24, 81), cuts=(8, 16), cut_texts=8, least=2)
+    )
     config.timed.update(dict(texts=2, repeats=3))
     config.evaluation.update(dict(max_length=80, query_length=12))
     return config
@@ -165,10 +167,11 @@ def test_the_last_layer_alone_has_the_temperature(config):
 @pytest.mark.slow
 @pytest.mark.parametrize("alike", ["longest", "shortest"])
 def test_the_gap_shrinks_by_a_share_of_what_it_was(alike, monkeypatch):
-    lengths, rng = np.repeat([5, 15, 30], 8), np.random.default_rng(0)
-    noise = rng.standard_normal((24, 3))
+    # Two documents are fewer than a bin needs.
+    lengths, rng = np.repeat([3, 5, 15, 30, 90], [2, 8, 8, 8, 2]), np.random.default_rng(0)
+    noise = rng.standard_normal((28, 3))
     share = (lengths if alike == "longest" else lengths[::-1])[:, None] / 10
-    plain, tempered = noise + share, noise + share / 3
+    plain, tempered, inverse = noise + share, noise + share / 3, noise + share * 2
 
     def embed(name, value, texts, longest=0):
         return jnp.asarray(noise[: len(texts)] + value + longest / 10)
@@ -184,10 +187,12 @@ def test_the_gap_shrinks_by_a_share_of_what_it_was(alike, monkeypatch):
     monkeypatch.setattr(tempscale_readings.figures, "curves", lambda *_: None)
     found = tempscale_readings.measure_collapse(
         SimpleNamespace(
-            seed=1, edges=(4, 12, 24, 81), candidates={"tempscale": (0.5, 1.0)}, cuts=(8, 16)
+            seed=1, edges=(2, 4, 12, 24, 81, 99), least=8, cuts=(8, 16),
+            candidates={"tempscale": (0.5, 1.0)},
         ),
-        SimpleNamespace(figure=lambda name: None), embed, SimpleNamespace(documents=["w"] * 24),
-        ["w"] * 8, *(tempscale_methods.Vectors(None, jnp.asarray(x)) for x in (plain, tempered)),
+        SimpleNamespace(figure=lambda name: None), embed, SimpleNamespace(documents=["w"] * 28),
+        ["w"] * 8,
+        *(tempscale_methods.Vectors(None, jnp.asarray(x)) for x in (plain, tempered, inverse)),
     )  # fmt: skip
     before, after = gap(plain, lengths), gap(tempered, lengths)
     assert (before > 0) == (alike == "longest")
@@ -195,10 +200,27 @@ def test_the_gap_shrinks_by_a_share_of_what_it_was(alike, monkeypatch):
     assert found["gap"] == pytest.approx(before, abs=1e-5)
     assert found["gap_tempered"] == pytest.approx(after, abs=1e-5)
     assert found["gap_shrinks"] == pytest.approx((before - after) / abs(before), abs=1e-4)
-    half = np.random.default_rng(1).permutation(24) % 2 == 0
-    one, other = (gap(plain[own], lengths[own]) for own in (half, ~half))
-    assert abs(one - other) > 0.01
-    assert found["gap_shrinks_of_halves"] == pytest.approx((one - other) / abs(one), abs=1e-4)
+    smoothed = gap(inverse, lengths)
+    assert abs(before - smoothed) > 0.05
+    shrinks = (before - smoothed) / abs(before)
+    assert found["gap_shrinks_inverse"] == pytest.approx(shrinks, abs=1e-4)
+
+
+def test_no_bars_are_drawn_between_short_and_long_where_they_are_one(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(tempscale_readings.figures, "bars", lambda *args, **_: drawn.append(args))
+    lengths = np.array([3, 9, 11, 11, 12, 30])
+    scores = {"as it is": np.array([0.1, 0.3, 0.4, 0.6, 0.6, 1.0])}
+    for long in (10, 12):
+        config = SimpleNamespace(short=10, long=long)
+        tempscale_readings.draw_ndcg(
+            config, SimpleNamespace(figure=lambda name: name), scores, lengths
+        )
+    assert [names for _, names, *_ in drawn] == [
+        ["below 10 tokens", "10 or more"],
+        ["below 10 tokens", "to 12", "12 or more"],
+    ]
+    np.testing.assert_allclose(drawn[1][2]["as it is"], [0.2, 0.5, 0.8])
 
 
 def test_slopes_are_of_layers_and_of_their_mean():
@@ -206,18 +228,25 @@ def test_slopes_are_of_layers_and_of_their_mean():
     cuts = np.array([8.0, 16.0, 32.0])
     powers = np.array([[-0.5, 0.1], [-0.7, -0.2], [-0.3, 0.4], [-0.5, -0.3]])
     plain = cuts[None, :, None] ** powers[:, None]
-    lowest = cuts[None, :, None] ** (powers + np.array([0.3, -0.1]))[:, None]
+    share = np.array([0.1, 0.7, 1.2, 2.0])
+    lowest = cuts[None, :, None] ** (powers + np.outer(share, [0.3, -0.1]))[:, None]
     found = tempscale_layers.slopes(cuts, plain, lowest, 0)
     assert found["filter_slope_layer_1"] == pytest.approx(-0.5)
     assert found["filter_slope_layer_2"] == pytest.approx(0.0, abs=1e-9)
     assert found["filter_slope_flattest"] == found["filter_slope_layer_2"]
     assert found["filter_slope_gain_layer_1"] == pytest.approx(0.3)
     assert found["filter_slope_gain_least"] == pytest.approx(-0.1)
-    # The first two texts less the last two: -0.2 and -0.2 in layer 1, -0.3 and 0.1 in layer 2.
-    assert found["filter_slope_gain_least_of_halves"] == pytest.approx(-0.2)
+    # Two of the four texts have their rates exchanged, in both layers.
+    signs = np.random.default_rng([0, 1]).permutation([1, -1, 1, -1])
+    least = min(by * np.mean(share * signs) for by in (0.3, -0.1))
+    assert abs(least) > 0.01
+    assert found["filter_slope_gain_least_exchanged"] == pytest.approx(least)
     logs = np.log(cuts / 16)
     mean = np.log(plain.mean(-1)) @ logs / (logs @ logs)
     assert found["filter_slope"] == pytest.approx(mean.mean())
+    gains = np.log(lowest.mean(-1)) @ logs / (logs @ logs) - mean
+    assert found["filter_slope_gain"] == pytest.approx(gains.mean())
+    assert found["filter_slope_gain_exchanged"] == pytest.approx((gains * signs).mean())
     own = powers[:, 1]
     half = stats.t.ppf(0.975, 3) * own.std(ddof=1) / 2
     assert found["filter_slope_flattest_high"] == pytest.approx(own.mean() + half)
@@ -256,6 +285,8 @@ def test_whitening_is_fitted_on_other_texts():
         ({"cuts": (8, 81)}, "sampled documents have the 81 tokens"),
         ({"long": 75}, "0 queries of the 30 .*documents.validation have .* of 75 tokens or more"),
         ({"short": 2}, "0 queries of the 32 .*documents.test have .* below 2 tokens"),
+        ({"least": 31}, "of the 30 documents of documents.validation .*expected least=31 or more"),
+        ({"edges": (4, 5, 81)}, "two or more with least=2 each"),
     ],
 )
 def test_wrong_options_are_named(config, tmp_path, change, message):
