@@ -7,7 +7,7 @@ Needs `make weights` and `make assets`. Nothing is trained. A page of up to 1,50
 found by the beginning of another that a third one names together with it; few pages are short.
 The documents of the choice are no part of those of the test.
 
-Result: results/tempscale, 8 min 45 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/tempscale, 10 min 41 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ Needs `make weights`. Nothing is trained. `--config.model.name=run
 --config.model.run=runs/contriever` takes the encoder of another run. Temperatures were 0.6 to 1
 in a first measurement, on fewer documents, which chose the least of them for two seeds of three.
 
-Result: results/tempscale, 18 min 56 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/tempscale, 16 min 47 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
