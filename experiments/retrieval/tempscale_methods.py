@@ -218,7 +218,7 @@ def long_texts(config: Any, model: TextModel, data: RetrievalData) -> list[str]:
     """The first documents that fill the longest cut, as many as `cut_texts` says at most.
 
     Raises:
-      UserError: There are fewer than two for each half.
+      UserError: There are fewer than four, of which intervals would say nothing.
     """
     lengths = text_lengths(model, data.documents)
     rows = np.flatnonzero(lengths >= max(config.cuts))[: config.cut_texts]
