@@ -17,6 +17,7 @@ if __name__ == "__main__":
     convolve_on_all_cores()
     stop_at_once()
 
+import atexit
 import shlex
 import threading
 import time
@@ -256,6 +257,16 @@ def end_after_a_loss(reason: str) -> NoReturn:
     os._exit(1)  # the runtime would wait for the lost process and abort
 
 
+def end_at_once(code: int) -> NoReturn:
+    """Ends the process after its threads, in the place of the interpreter's own end.
+
+    That takes memory from computations that XLA is still at, and crashes.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def lacking(error: AttributeError | KeyError) -> str | None:
     """What to say where a config was asked for a key that it lacks; None for any other error."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
@@ -288,6 +299,8 @@ def main(argv: Sequence[str]) -> None:
     except (KeyboardInterrupt, Terminated) as stop:
         print(f"interrupted; continue from the last checkpoint with:\n  {command()}", flush=True)
         signum = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        if not several_processes():  # these take leave of one another
+            atexit.register(end_at_once, 128 + signum)
         raise SystemExit(128 + signum) from None
     except (AttributeError, KeyError) as error:
         line = lacking(error)

@@ -242,6 +242,33 @@ def test_other_programs_are_interrupted_while_they_import(tmp_path, program):
     interrupt_at(marker, process, process.stderr)
 
 
+COMPUTING = """
+import jax, jax.numpy as jnp
+from absl import app
+from experiments import run
+
+def launch(*_):
+    step = lambda i, x: jnp.tanh(x @ x)
+    jax.jit(lambda x: jax.lax.fori_loop(0, 10**8, step, x))(jnp.eye(300))
+    raise {stop}
+
+run.launch = launch
+app.run(run.main, ["run", "--config=configs/contrastive/simclr_digits.py"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stop", "code"), [("KeyboardInterrupt", 130), ("run.Terminated", 143)])
+def test_interrupted_while_xla_computes(stop, code):
+    """The interpreter's own end waits for the computation, or crashes for what it has taken."""
+    result = subprocess.run(
+        [sys.executable, "-c", COMPUTING.format(stop=stop)], cwd=ROOT, timeout=60, text=True,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == code, result.stderr
+    assert result.stdout.startswith("interrupted; continue from the last checkpoint with:")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "parts"),
