@@ -84,10 +84,8 @@ def measure_collapse(
         "1": bins(plain.documents, lengths),
         f"{lowest:g}": bins(embedders(TEMPERED, lowest, data.documents), lengths),
     }
-    before, after, smoothed = (
-        gap(series["1"]),
-        *(gap(bins(own.documents, lengths)) for own in (tempered, inverse)),
-    )
+    before = gap(series["1"])
+    after, smoothed = (gap(bins(own.documents, lengths)) for own in (tempered, inverse))
     cut = {
         name: [
             float(similarity_by_length(

@@ -189,8 +189,6 @@ def _merge(
         rest = scores[:, whole:], jnp.broadcast_to(index[whole:], (rows, width - whole))
 
         def insert_from(number: int, best: Best) -> Best:
-            # What cannot be among the best is -inf: `top_k` is quick past equal numbers.
-            rivals = jnp.where(peaks > best[0][:, -1:], peaks, -jnp.inf)
             highest, chosen = jax.lax.top_k(rivals, number)
             chosen = jnp.sort(chosen, axis=1)[:, :, None]
             found = jnp.take_along_axis(groups, chosen, axis=1).reshape(rows, -1)
@@ -203,7 +201,10 @@ def _merge(
             return _insert(best, *(jnp.concatenate(parts, 1) for parts in both))
 
         numbers = sorted({math.ceil(k / share) for share in (16, 4, 1)})
-        needed = jnp.max(jnp.sum(peaks > best[0][:, -1:], axis=1))
+        better = peaks > best[0][:, -1:]
+        # What cannot be among the best is -inf: `top_k` is quick past equal numbers.
+        rivals = jnp.where(better, peaks, -jnp.inf)
+        needed = jnp.max(jnp.sum(better, axis=1))
         level = sum(jnp.int32(needed > number) for number in numbers[:-1])
         return jax.lax.switch(level, [partial(insert_from, number) for number in numbers], best)
 
