@@ -1,5 +1,7 @@
 """Whether arrays and numbers are what a function names, which its arithmetic would hide."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +64,14 @@ def check_above_0(**numbers: object) -> None:
     for name, number in numbers.items():
         if isinstance(number, int | float | np.number) and not number > 0:
             raise ValueError(f"{name} is {number}, expected a number above 0")
+
+
+def check_between(low: int | float, high: int | float = math.inf, /, **numbers: object) -> None:
+    """Raises `ValueError` unless numbers, by name, lie in [low, high]; arrays are not looked at."""
+    for name, number in numbers.items():
+        if isinstance(number, int | float | np.number) and not low <= number <= high:
+            expected = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+            raise ValueError(f"{name} is {number}, expected a number {expected}")
 
 
 def _seen(given: dict[str, tuple[tuple[int, ...], list[str]]]) -> str:
