@@ -175,6 +175,11 @@ def ratio_lookahead(
 
 
 def saturation(ratio: Float[Array, " b"], *, margin: float = 0.01) -> dict[str, Any]:
-    """Computes mean and standard deviation of ratios, and the share within a margin of 0 or 1."""
+    """Computes mean and standard deviation of ratios, and the share within a margin of 0 or 1.
+
+    Raises:
+      ValueError: If there is no ratio.
+    """
+    check_shapes(ratio=(ratio, "n"))
     ends = jnp.minimum(ratio, 1 - ratio) < margin
     return {"mean": jnp.mean(ratio), "deviation": jnp.std(ratio), "at_ends": jnp.mean(ends)}

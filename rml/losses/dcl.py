@@ -39,14 +39,14 @@ def dcl(
       The loss. The negatives of an anchor are both views of the other examples, as in eq. 5.
 
     Raises:
-      ValueError: If shapes do not fit, there is but one example, which has no negatives, or
-        `reduction` is unknown.
+      ValueError: If shapes do not fit, there is but one example, which has no negatives,
+        `reduction` is unknown, or `temperature` or `sigma` is not above 0.
 
     Source: Yeh et al. 2022, Decoupled Contrastive Learning, eq. 5 and 6.
     """
     check_shapes(a=(a, "n d"), b=(b, "n d"))
     check_reduction(reduction)
-    check_above_0(temperature=temperature)
+    check_above_0(temperature=temperature, sigma=sigma)
     n = a.shape[0]
     if n < 2:
         raise ValueError(f"dcl needs at least two examples for negatives, got {n}.")

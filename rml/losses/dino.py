@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import reduced
-from rml.ops.shapes import check_above_0, check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_shapes
 
 
 def dino(
@@ -71,10 +71,11 @@ def update_center(
     """Moves DINO's center, momentum · center + (1 - momentum) · mean of the teacher's outputs.
 
     Raises:
-      ValueError: If shapes do not fit.
+      ValueError: If shapes do not fit, or `momentum` is not between 0 and 1.
 
     Source: Caron et al. 2021 (arXiv:2104.14294), eq. 4.
     """
     check_shapes(center=(center, "k"), teacher=(teacher, "t n k"))
+    check_between(0, 1, momentum=momentum)
     mean = jnp.mean(jax.lax.stop_gradient(teacher).astype(center.dtype), axis=(0, 1))
     return momentum * center + (1 - momentum) * mean

@@ -158,12 +158,13 @@ def correlation_congruence(
       other turned or scaled.
 
     Raises:
-      ValueError: If shapes do not fit, or the order is less than 1.
+      ValueError: If shapes do not fit, `gamma` is not above 0, or the order is less than 1.
 
     Source: Peng et al., Correlation Congruence for Knowledge Distillation, arXiv:1904.01802,
     Section 3; γ and P are those that are usual with unit rows.
     """
     check_shapes(student=(student, "n s"), teacher=(teacher, "n t"))
+    check_above_0(gamma=gamma)
     del labels
     if order < 1:
         raise ValueError(f"order is {order}, expected at least 1")
@@ -204,12 +205,12 @@ def crd_loss(
       The loss of each example, in float32 or wider.
 
     Raises:
-      ValueError: If shapes do not fit.
+      ValueError: If shapes do not fit, or `temperature` or `size` is not above 0.
 
     Source: Tian et al., Contrastive Representation Distillation, arXiv:1910.10699, eq. 10 and 19.
     """
     check_shapes(student=(student, "n d"), teacher=(teacher, "n d"), labels=(labels, "n"))
-    check_above_0(temperature=temperature)
+    check_above_0(temperature=temperature, size=size)
     cosines = cosine_similarity(student, teacher) / temperature
     same = jnp.eye(student.shape[0], dtype=bool)
     negative = ~same if labels is None else labels[:, None] != labels[None, :]

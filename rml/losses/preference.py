@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rml.ops.shapes import check_indices, check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_indices, check_shapes
 from rml.ops.similarity import wide
 
 
@@ -57,13 +57,13 @@ def dpo_loss(
       reference_chosen: The reference's log-probabilities of the chosen answers; no gradient flows.
       reference_rejected: The reference's log-probabilities of the rejected answers.
       beta: Strength β with which the model is held to the reference, above 0.
-      smoothing: Share ε of pairs whose answers are taken to be exchanged, in [0, 0.5).
+      smoothing: Share ε of pairs whose answers are taken to be exchanged, in [0, 0.5].
 
     Returns:
       The loss of each pair, in float32 or wider; log 2 where the model is its reference.
 
     Raises:
-      ValueError: If shapes do not fit.
+      ValueError: If shapes do not fit, `beta` is not above 0, or `smoothing` is out of range.
 
     Source: Rafailov et al., Direct Preference Optimization, arXiv:2305.18290, eq. 7. Smoothing is
     that of Mitchell's note on conservative DPO, 2023.
@@ -74,6 +74,8 @@ def dpo_loss(
         reference_chosen=(reference_chosen, "n"),
         reference_rejected=(reference_rejected, "n"),
     )
+    check_above_0(beta=beta)
+    check_between(0, 0.5, smoothing=smoothing)
     chosen, rejected = wide(chosen, rejected)
     known = wide(*map(jax.lax.stop_gradient, (reference_chosen, reference_rejected)))
     margin = beta * ((chosen - known[0]) - (rejected - known[1]))

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import reduced
-from rml.ops.shapes import check_above_0, check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_shapes
 
 
-@partial(jax.jit, static_argnames="iterations")  # a loop outside would be compiled at every call
 def sinkhorn_codes(
     scores: Float[Array, "n k"], *, epsilon: float | Float[Array, ""] = 0.05, iterations: int = 3
 ) -> Float[Array, "n k"]:
@@ -28,11 +27,21 @@ def sinkhorn_codes(
     Returns:
       The codes, through which no gradient flows, in float32 or wider.
 
+    Raises:
+      ValueError: If `scores` has other axes or no row, `epsilon` is not above 0, or `iterations`
+        is below 1.
+
     Source: Caron et al. 2020, SwAV, eq. 3 to 5 and the supplement's algorithm.
     """
+    check_shapes(scores=(scores, "n k"))
+    check_above_0(epsilon=epsilon)
+    check_between(1, iterations=iterations)
     wide = jnp.promote_types(scores.dtype, jnp.float32)
-    logits = jax.lax.stop_gradient(scores).astype(wide) / epsilon
+    return _scaled(jax.lax.stop_gradient(scores).astype(wide) / epsilon, iterations)
 
+
+@partial(jax.jit, static_argnames="iterations")  # a loop outside would be compiled at every call
+def _scaled(logits: Array, iterations: int) -> Array:
     def scale(logits: Array, _: None) -> tuple[Array, None]:
         return jax.nn.log_softmax(jax.nn.log_softmax(logits, axis=0), axis=1), None
 
@@ -70,14 +79,14 @@ def swav(
       The value.
 
     Raises:
-      ValueError: If `reduction` is unknown, there is no example, or `coded` or the queue does not
-        fit the views.
+      ValueError: If `reduction` is unknown, there is no example, `coded` or the queue does not fit
+        the views, `temperature` or `epsilon` is not above 0, or `iterations` is below 1.
 
     Source: Caron et al. 2020, Unsupervised Learning of Visual Features by Contrasting Cluster
     Assignments (arXiv:2006.09882), eq. 1 to 6; queue: Section 4.1.
     """
     check_shapes(scores=(scores, "v n k"), queue=(queue, "c r k"))
-    check_above_0(temperature=temperature, epsilon=epsilon)
+    check_above_0(temperature=temperature)
     views, n, _ = scores.shape
     if views < 2 or not 1 <= coded <= views:
         raise ValueError(f"swav needs 2 views or more and 1 to all of them coded: {views}, {coded}")

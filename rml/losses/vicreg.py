@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.ops import full_precision
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_above_0, check_shapes
 
 
 @full_precision
@@ -32,17 +32,19 @@ def vicreg(
       variance: Weight of the hinge that keeps each dimension's standard deviation above 1, of
         which the two views' values are added, not averaged.
       covariance: Weight of the squared covariances of different dimensions, divided by d.
-      eps: Added to the variance under the square root.
+      eps: Added to the variance under the square root, above 0.
 
     Returns:
       The loss.
 
     Raises:
-      ValueError: If shapes do not fit, or there is but one row, which has no variance.
+      ValueError: If shapes do not fit, there is but one row, which has no variance, or `eps` is not
+        above 0.
 
     Source: Bardes et al. 2022, VICReg, eq. 1 to 6 and algorithm 1.
     """
     check_shapes(a=(a, "n d"), b=(b, "n d"))
+    check_above_0(eps=eps)
     n, d = a.shape
     if n < 2:
         raise ValueError(f"vicreg needs at least two rows for a variance, got {n}.")

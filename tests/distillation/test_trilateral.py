@@ -165,6 +165,8 @@ def test_ratios_that_are_near_their_ends_are_counted():
     assert float(found["at_ends"]) == 0.5
     np.testing.assert_allclose(found["mean"], 0.5, rtol=1e-6)
     np.testing.assert_allclose(found["deviation"], 0.495 / np.sqrt(2), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"expected at least one example, got ratio \(0,\)"):
+        saturation(jnp.zeros(0))
 
 
 @pytest.mark.slow

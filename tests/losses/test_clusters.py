@@ -177,3 +177,32 @@ def test_outputs_that_would_be_spread_over_the_center_are_refused(unchecked):
     for wrong in (jnp.arange(6.0).reshape(2, 3), jnp.ones((2, 4, 1)), jnp.ones((2, 0, 3))):
         with pytest.raises(ValueError, match=r"center \(3,\) as \[k\], teacher"):
             update_center(center, wrong)
+
+
+def coded(x, **numbers):
+    return swav(jnp.stack([x, x]), **numbers)
+
+
+@pytest.mark.parametrize("codes", [sinkhorn_codes, coded])
+def test_codes_refuse_numbers_that_assign_nothing(codes, unchecked):
+    x = jnp.arange(12.0).reshape(4, 3) / 12
+    for wrong in (0.0, -0.1, np.nan):
+        with pytest.raises(ValueError, match=f"^epsilon is {wrong}, expected a number above 0"):
+            codes(x, epsilon=wrong)
+    for wrong in (0, -2):
+        with pytest.raises(
+            ValueError, match=f"^iterations is {wrong}, expected a number at least 1"
+        ):
+            codes(x, iterations=wrong)
+
+
+def test_codes_are_of_rows_of_scores(unchecked):
+    for wrong in (jnp.ones(3), jnp.ones((0, 3))):
+        with pytest.raises(ValueError, match=r"scores \(\d,"):
+            sinkhorn_codes(wrong)
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 2.0, np.nan])
+def test_the_center_moves_by_a_share(momentum, unchecked):
+    with pytest.raises(ValueError, match=f"^momentum is {momentum}, expected a number between"):
+        update_center(jnp.zeros(3), jnp.ones((2, 4, 3)), momentum=momentum)

@@ -319,10 +319,10 @@ def test_a_batch_without_examples_is_refused(name, row):
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("wrong", [0.0, -0.5, np.nan])
-def test_temperatures_are_above_0(name, row, wrong):
+def test_temperatures_and_other_scales_are_above_0(name, row, wrong):
     floats, labels, _ = given(row)
     for own in row.numbers:
-        if own.endswith("temperature") or own == "epsilon":
+        if own.endswith("temperature") or own in ("beta", "epsilon", "gamma", "sigma", "size"):
             with pytest.raises(ValueError, match=f"^{own} is {wrong}, expected a number above 0"):
                 call(row, floats, labels, {**row.numbers, own: wrong})
 

@@ -465,6 +465,13 @@ def test_preference_of_the_reference_itself_is_undecided(normal):
     assert np.isfinite(far).all()
 
 
+@pytest.mark.parametrize("smoothing", [-0.1, 0.6, 2.0, np.nan])
+def test_no_more_than_half_of_the_preferences_are_exchanged(smoothing, normal):
+    answers = [jnp.asarray(normal(i, 3)) for i in range(4)]
+    with pytest.raises(ValueError, match=f"^smoothing is {smoothing}, expected a number between"):
+        dpo_loss(*answers, smoothing=smoothing)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", [kd_loss, dkd_loss, soft_cross_entropy, target_enhanced_loss])
 def test_a_class_that_is_masked_adds_nothing(loss):

@@ -74,3 +74,11 @@ def test_collapse_is_penalised_with_finite_gradients(loss):
     assert jnp.all(jnp.isfinite(grad))
     with pytest.raises(ValueError, match="two rows"):
         loss(a[:1], a[:1])
+
+
+@pytest.mark.parametrize("loss", [vicreg, barlow_twins])
+@pytest.mark.parametrize("eps", [0.0, -1e-3, np.nan])
+def test_variances_have_a_floor_above_0(loss, eps, normal):
+    a = jnp.asarray(normal(0, 5, 3))
+    with pytest.raises(ValueError, match=f"^eps is {eps}, expected a number above 0"):
+        loss(a, a, eps=eps)
