@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from rml.fewshot.bound import Scalar, in_type, tempered_softmax
 from rml.fewshot.checks import class_means, one_hot, require_episode
 from rml.ops.precision import full_precision
+from rml.ops.shapes import check_above_0
 from rml.ops.similarity import normalize, wide
 
 
@@ -135,12 +136,13 @@ def cosine_head(
       Probabilities of the queries.
 
     Raises:
-      ValueError: If the arrays are not an episode.
+      ValueError: If the arrays are not an episode, or `scale` is not above 0.
 
     Source: Chen et al., A Closer Look at Few-shot Classification, arXiv:1904.04232; see
       `linear_head`. Weights start at the class means, where the public code draws them.
     """
     require_episode(support, support_labels, query, num_classes)
+    check_above_0(scale=scale)
     support, query = normalize(support), normalize(query)
 
     def logits(weights: Array, x: Array) -> Array:

@@ -38,7 +38,8 @@ def soft_kmeans(
       The queries' assignments.
 
     Raises:
-      ValueError: If the arrays are not an episode or `distance` is unknown.
+      ValueError: If the arrays are not an episode, `distance` is unknown, or `temperature` is not
+        above 0.
 
     Source: Ziko et al., arXiv:2106.09516, the non-regularised case.
     """

@@ -94,7 +94,8 @@ def solve(
     Raises:
       UserError: If `prototype` or `distance` is unknown.
       ValueError: If shapes do not fit, there are more clusters than points, K-modes lacks its
-        bandwidth or, outside `jit`, a label of the support is no cluster.
+        bandwidth, `temperature` is not above 0 and assignments are not hard, or, outside `jit`, a
+        label of the support is no cluster.
 
     Source: Ziko et al., arXiv:2106.09516, with the Laplacian K-modes model of arXiv:1810.13044,
       eq. 1, whose modes are moved by mean-shift steps, each of which lowers E.
