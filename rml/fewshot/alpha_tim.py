@@ -54,7 +54,8 @@ def alpha_tim(
       Probabilities of the queries.
 
     Raises:
-      ValueError: If the arrays are not an episode, `alpha` is 1, or `temperature` is not above 0.
+      ValueError: If the arrays are not an episode, `alpha` is 1, `temperature` is not above
+        0, or `steps` is below 0.
 
     Source: Veilleux et al., arXiv:2204.11181; defaults of its public code.
     """

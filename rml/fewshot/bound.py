@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from rml.ops.shapes import check_above_0
+from rml.ops.shapes import check_above_0, check_between
 
 Scalar = float | Float[Array, ""]
 
@@ -138,8 +138,10 @@ def bound_updates(
       The assignments, and the number of updates.
 
     Raises:
-      ValueError: If `temperature` is not above 0 and assignments are not hard.
+      ValueError: If `temperature` is not above 0 and assignments are not hard, or `steps` is below
+        0.
     """
+    check_between(0, steps=steps)
     laplacian_weight, temperature, step = in_type(
         assignments.dtype, laplacian_weight, temperature, step
     )

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from rml.fewshot.bound import Scalar, in_type, tempered_softmax
 from rml.fewshot.checks import class_means, one_hot, require_episode
 from rml.ops.precision import full_precision
-from rml.ops.shapes import check_above_0
+from rml.ops.shapes import check_above_0, check_between
 from rml.ops.similarity import normalize, wide
 
 
@@ -38,7 +38,11 @@ def fine_tune(
 
     Returns:
       The head.
+
+    Raises:
+      ValueError: If `steps` is below 0.
     """
+    check_between(0, steps=steps)
     learning_rate, weight_decay = in_type(labels.dtype, learning_rate, weight_decay)
 
     def loss(head: Any) -> Array:
@@ -80,7 +84,7 @@ def linear_head(
       Probabilities of the queries.
 
     Raises:
-      ValueError: If the arrays are not an episode.
+      ValueError: If the arrays are not an episode, or `steps` is below 0.
 
     Source: Chen et al., A Closer Look at Few-shot Classification, arXiv:1904.04232; momentum,
       dampening and decay of its public code. That takes batches of 4 at a rate of 0.01, random
@@ -136,7 +140,7 @@ def cosine_head(
       Probabilities of the queries.
 
     Raises:
-      ValueError: If the arrays are not an episode, or `scale` is not above 0.
+      ValueError: If the arrays are not an episode, `scale` is not above 0, or `steps` is below 0.
 
     Source: Chen et al., A Closer Look at Few-shot Classification, arXiv:1904.04232; see
       `linear_head`. Weights start at the class means, where the public code draws them.

@@ -315,6 +315,9 @@ def test_bad_episodes_are_named(unchecked, episode, plain, break_, message):
         ("cosine_head", "scale", 0.0),
         ("pt_map", "power", 0.0),
         ("pt_map", "regularization", 0.0),
+        *((n, "steps", -1) for n, method in EVERY.items() if has(method, "steps")),
+        ("transductive_clustering", "inner_steps", -1),
+        ("pt_map", "sinkhorn_steps", 0),
     ],
 )
 def test_numbers_out_of_their_range_are_named(episode, name, option, value):
