@@ -138,10 +138,10 @@ def bound_updates(
       The assignments, and the number of updates.
 
     Raises:
-      ValueError: If `temperature` is not above 0 and assignments are not hard, or `steps` is below
-        0.
+      ValueError: If `temperature` is not above 0 and assignments are not hard, or
+        `laplacian_weight` or `steps` is below 0.
     """
-    check_between(0, steps=steps)
+    check_between(0, laplacian_weight=laplacian_weight, steps=steps)
     laplacian_weight, temperature, step = in_type(
         assignments.dtype, laplacian_weight, temperature, step
     )

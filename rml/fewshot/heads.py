@@ -40,9 +40,9 @@ def fine_tune(
       The head.
 
     Raises:
-      ValueError: If `steps` is below 0.
+      ValueError: If `learning_rate`, `weight_decay` or `steps` is below 0.
     """
-    check_between(0, steps=steps)
+    check_between(0, learning_rate=learning_rate, weight_decay=weight_decay, steps=steps)
     learning_rate, weight_decay = in_type(labels.dtype, learning_rate, weight_decay)
 
     def loss(head: Any) -> Array:
@@ -84,7 +84,8 @@ def linear_head(
       Probabilities of the queries.
 
     Raises:
-      ValueError: If the arrays are not an episode, or `steps` is below 0.
+      ValueError: If the arrays are not an episode, or `learning_rate`, `weight_decay` or `steps` is
+        below 0.
 
     Source: Chen et al., A Closer Look at Few-shot Classification, arXiv:1904.04232; momentum,
       dampening and decay of its public code. That takes batches of 4 at a rate of 0.01, random
@@ -140,7 +141,8 @@ def cosine_head(
       Probabilities of the queries.
 
     Raises:
-      ValueError: If the arrays are not an episode, `scale` is not above 0, or `steps` is below 0.
+      ValueError: If the arrays are not an episode, `scale` is not above 0, or `learning_rate`,
+        `weight_decay` or `steps` is below 0.
 
     Source: Chen et al., A Closer Look at Few-shot Classification, arXiv:1904.04232; see
       `linear_head`. Weights start at the class means, where the public code draws them.

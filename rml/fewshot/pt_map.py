@@ -60,7 +60,7 @@ def pt_map(
 
     Raises:
       ValueError: If the arrays are not an episode, `power` or `regularization` is not above 0,
-        `steps` is below 0, or `sinkhorn_steps` is below 1.
+        `rate` is not between 0 and 1, `steps` is below 0, or `sinkhorn_steps` is below 1.
       UserError: If ott-jax is not installed.
 
     Source: Hu et al., arXiv:2006.03806; defaults and order of the transforms as in its public
@@ -69,6 +69,7 @@ def pt_map(
     """
     require_episode(support, support_labels, query, num_classes)
     check_above_0(regularization=regularization)
+    check_between(0, 1, rate=rate)
     check_between(0, steps=steps)
     check_between(1, sinkhorn_steps=sinkhorn_steps)
     geometry, problem, sinkhorn = import_sinkhorn("pt_map")
