@@ -9,6 +9,7 @@ from rml.fewshot.bound import Scalar
 from rml.fewshot.checks import one_hot, require_episode
 from rml.fewshot.tim import descend
 from rml.ops.precision import full_precision
+from rml.ops.shapes import check_above_0
 
 
 def alpha_entropy(p: Float[Array, "*batch c"], *, alpha: Scalar) -> Float[Array, "*batch"]:
@@ -42,7 +43,8 @@ def alpha_tim(
       support_labels: Their classes.
       query: Query features; scaled to unit length here.
       num_classes: Number of classes c.
-      alpha: α of both entropies, not 1. The public code takes 2 at 1 shot, 7 from 5 shots on.
+      alpha: α of both entropies, above 0 and not 1. The public code takes 2 at 1 shot, 7 from 5
+        shots on.
       temperature: Multiplies minus half the squared distances.
       cross_entropy_weight: Weight of the support's cross-entropy, which is Shannon's.
       marginal_weight: Weight of the α-entropy of the mean prediction, which is maximised.
@@ -54,11 +56,13 @@ def alpha_tim(
       Probabilities of the queries.
 
     Raises:
-      ValueError: If the arrays are not an episode, or `alpha` is 1.
+      ValueError: If the arrays are not an episode, `alpha` is 1, `alpha` or `temperature`
+        is not above 0, or `learning_rate` or `steps` is below 0.
 
     Source: Veilleux et al., arXiv:2204.11181; defaults of its public code.
     """
     require_episode(support, support_labels, query, num_classes)
+    check_above_0(alpha=alpha)
     if not isinstance(alpha, jax.core.Tracer) and float(alpha) == 1:
         raise ValueError("alpha must not be 1, got 1: that is rml.fewshot.tim.tim")
     labels = one_hot(support_labels, num_classes, support)

@@ -19,6 +19,7 @@ from rml.fewshot.gram import (
     shift_queries,
 )
 from rml.ops.precision import full_precision
+from rml.ops.shapes import check_above_0, check_between
 
 Weights = Literal["classes", "rows"]
 
@@ -54,6 +55,7 @@ def rectify_prototypes(
 
     Raises:
       UserError: If `weights` is unknown.
+      ValueError: If `scale` is below 0.
 
     Source: Liu et al., Prototype Rectification for Few-Shot Learning, arXiv:1911.10713; the
       variants as read from the code named above.
@@ -77,6 +79,7 @@ def rectified_mix(
     """Finds `rectify_prototypes` from inner products: combinations of rows with moved queries."""
     if weights not in ("classes", "rows"):
         raise unknown("weights", weights, ("classes", "rows"))
+    check_between(0, scale=scale)
     s, n = support_labels.shape[0], products.shape[0]
     means = class_mix(support_labels, num_classes=num_classes, rows=n).astype(products.dtype)
     cosines = cosines_to_mixtures(shift_queries(products, s), means)
@@ -120,13 +123,15 @@ def bd_cspn(
       Probabilities, the softmax of the scaled cosines or minus half squared distances.
 
     Raises:
-      ValueError: If the arrays are not an episode, `weights` or `distance` is unknown.
+      ValueError: If the arrays are not an episode, `weights` or `distance` is unknown, or `scale`
+        is not above 0.
 
     Source: Liu et al., arXiv:1911.10713. The queries are classified where they lie, not moved, as
       in easyfsl and in the code of α-TIM.
     """
     if distance not in ("cosine", "squared_euclidean"):
         raise unknown("distance", distance, ("cosine", "squared_euclidean"))
+    check_above_0(scale=scale)
     require_episode(support, support_labels, query, num_classes)
     rows, s = jnp.concatenate([support, query]), support.shape[0]
     products = inner_products(rows, rows)

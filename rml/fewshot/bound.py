@@ -27,6 +27,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from rml.ops.shapes import check_above_0, check_between
+
 Scalar = float | Float[Array, ""]
 
 
@@ -53,7 +55,11 @@ def tempered_softmax(
 
     A compiler may divide with more digits where the largest is subtracted than where it is found:
     of logits of 1e10 the exponential of the difference is then infinite.
+
+    Raises:
+      ValueError: If the temperature is not above 0.
     """
+    check_above_0(temperature=temperature)
     (temperature,) = in_type(logits.dtype, temperature)
     below = logits - jax.lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True))
     weights = jnp.exp(jnp.where(below > 0, 0, below) / temperature)
@@ -130,7 +136,12 @@ def bound_updates(
 
     Returns:
       The assignments, and the number of updates.
+
+    Raises:
+      ValueError: If `temperature` is not above 0 and assignments are not hard, or
+        `laplacian_weight` or `steps` is below 0.
     """
+    check_between(0, laplacian_weight=laplacian_weight, steps=steps)
     laplacian_weight, temperature, step = in_type(
         assignments.dtype, laplacian_weight, temperature, step
     )

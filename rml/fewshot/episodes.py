@@ -81,11 +81,15 @@ def class_index(
       The index.
 
     Raises:
-      UserError: If there are no labels or one is out of range.
+      UserError: If there are no labels, they are no integers, or one is out of range.
     """
     host = np.asarray(labels)
     if host.size == 0:
         raise UserError("labels must not be empty: episodes are drawn from them")
+    if host.ndim != 1 or not np.issubdtype(host.dtype, np.integer):
+        raise UserError(
+            f"labels are {host.dtype} of shape {host.shape}, expected integers, one a row"
+        )
     num_classes = int(host.max()) + 1 if num_classes is None else num_classes
     if host.min() < 0 or host.max() >= num_classes:
         raise UserError(
@@ -248,11 +252,16 @@ def sample_episodes(
       The tasks.
 
     Raises:
-      UserError: If there are too few classes of that size, or a label is out of range.
+      UserError: If there are too few classes of that size, a label is no integer or out of range,
+        `episodes` is below 1, or `concentration` is not above 0.
 
     Source: for the imbalanced queries Veilleux et al., arXiv:2204.11181 (concentration 2); its
       code rounds shares a little differently.
     """
+    if episodes < 1:
+        raise UserError(f"episodes must be at least 1, got {episodes}")
+    if concentration is not None and not concentration > 0:
+        raise UserError(f"concentration must be above 0, got {concentration}")
     index = labels if isinstance(labels, ClassIndex) else class_index(labels, num_classes)
     require_classes(index, ways=ways, shots=shots, queries=queries)
     return _sample_all(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from rml.fewshot.bound import Scalar, in_type, tempered_softmax
 from rml.fewshot.checks import class_means, one_hot, require_episode
 from rml.ops.precision import full_precision
+from rml.ops.shapes import check_above_0, check_between
 from rml.ops.similarity import normalize, wide
 
 
@@ -37,7 +38,11 @@ def fine_tune(
 
     Returns:
       The head.
+
+    Raises:
+      ValueError: If `learning_rate`, `weight_decay` or `steps` is below 0.
     """
+    check_between(0, learning_rate=learning_rate, weight_decay=weight_decay, steps=steps)
     learning_rate, weight_decay = in_type(labels.dtype, learning_rate, weight_decay)
 
     def loss(head: Any) -> Array:
@@ -79,7 +84,8 @@ def linear_head(
       Probabilities of the queries.
 
     Raises:
-      ValueError: If the arrays are not an episode.
+      ValueError: If the arrays are not an episode, or `learning_rate`, `weight_decay` or `steps` is
+        below 0.
 
     Source: Chen et al., A Closer Look at Few-shot Classification, arXiv:1904.04232; momentum,
       dampening and decay of its public code. That takes batches of 4 at a rate of 0.01, random
@@ -135,12 +141,14 @@ def cosine_head(
       Probabilities of the queries.
 
     Raises:
-      ValueError: If the arrays are not an episode.
+      ValueError: If the arrays are not an episode, `scale` is not above 0, or `learning_rate`,
+        `weight_decay` or `steps` is below 0.
 
     Source: Chen et al., A Closer Look at Few-shot Classification, arXiv:1904.04232; see
       `linear_head`. Weights start at the class means, where the public code draws them.
     """
     require_episode(support, support_labels, query, num_classes)
+    check_above_0(scale=scale)
     support, query = normalize(support), normalize(query)
 
     def logits(weights: Array, x: Array) -> Array:

@@ -38,7 +38,8 @@ def soft_kmeans(
       The queries' assignments.
 
     Raises:
-      ValueError: If the arrays are not an episode or `distance` is unknown.
+      ValueError: If the arrays are not an episode, `distance` is unknown, `temperature` is not
+        above 0, or `steps` is below 0.
 
     Source: Ziko et al., arXiv:2106.09516, the non-regularised case.
     """
@@ -75,7 +76,7 @@ def hard_kmeans(
       One-hot assignments of the queries.
 
     Raises:
-      ValueError: If the arrays are not an episode or `distance` is unknown.
+      ValueError: If the arrays are not an episode, `distance` is unknown, or `steps` is below 0.
 
     Source: Ziko et al., arXiv:2106.09516, "K-means" in its tables.
     """

@@ -44,8 +44,9 @@ def k_modes(
       The queries' assignments.
 
     Raises:
-      ValueError: If the arrays are not an episode, `distance` is unknown, or the episode has no
-        more than `neighbors` points.
+      ValueError: If the arrays are not an episode, `distance` is unknown, `temperature` or
+        `bandwidth` is not above 0, `steps` is below 0, or the episode has no more than `neighbors`
+        points.
 
     Source: Ziko et al., arXiv:2106.09516, "K-modes" in its tables; model of arXiv:1810.13044.
     """

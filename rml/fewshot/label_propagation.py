@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rml.fewshot.bound import Scalar, in_type
@@ -11,6 +12,7 @@ from rml.fewshot.checks import one_hot, require_episode
 from rml.fewshot.gram import gaussian, gram, mean_square_length, neighbor_count, squared_distances
 from rml.ops.graph import nearest, symmetrize
 from rml.ops.precision import full_precision
+from rml.ops.shapes import check_above_0
 
 TOLERANCE = 1e-6
 """Share of itself by which no label changes in a step once all have settled."""
@@ -51,12 +53,16 @@ def label_propagation(
       The queries' shares of the labels; uniform where none arrives.
 
     Raises:
-      ValueError: If the arrays are not an episode, or it has no more than `neighbors` points.
+      ValueError: If the arrays are not an episode, it has no more than `neighbors` points, `alpha`
+        is not above 0 and below 1, or `bandwidth` is not above 0.
 
     Source: Zhou et al. 2004, Learning with Local and Global Consistency, as documented for
       `sklearn.semi_supervised.LabelSpreading`; a kNN graph as in Liu et al., arXiv:1805.10002.
     """
     require_episode(support, support_labels, query, num_classes)
+    check_above_0(bandwidth=bandwidth)
+    if isinstance(alpha, int | float | np.number) and not 0 < alpha < 1:
+        raise ValueError(f"alpha is {alpha}, expected a number above 0 and below 1")
     rows = jnp.concatenate([support, query])
     d2 = squared_distances(gram(rows))
     (alpha,) = in_type(d2.dtype, alpha)

@@ -65,8 +65,9 @@ def laplacian_shot(
       The queries' assignments.
 
     Raises:
-      ValueError: If the arrays are not an episode, an option is unknown, or there are no more
-        than `neighbors` queries.
+      ValueError: If the arrays are not an episode, an option is unknown, `temperature` is not
+        above 0, `laplacian_weight`, `scale` or `steps` is below 0, or there are no more than
+        `neighbors` queries.
 
     Source: Ziko et al., Laplacian Regularized Few-Shot Learning, arXiv:2006.15486, and its public
       code.

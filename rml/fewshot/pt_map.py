@@ -8,12 +8,18 @@ from rml.fewshot.bound import Scalar, in_type
 from rml.fewshot.checks import require_episode
 from rml.fewshot.gram import class_mix, distances_to_mixtures, inner_products
 from rml.ops.precision import full_precision
+from rml.ops.shapes import check_above_0, check_between
 from rml.ops.similarity import normalize, wide
 from rml.ops.transport import import_sinkhorn
 
 
 def power_transform(x: Float[Array, "n d"], *, power: float | None = 0.5) -> Float[Array, "n d"]:
-    """Raises features, negative ones at zero, to `power` unless None; scales to unit length."""
+    """Raises features, negative ones at zero, to `power` unless None; scales to unit length.
+
+    Raises:
+      ValueError: If `power` is not above 0.
+    """
+    check_above_0(power=power)
     (x,) = wide(x)
     if power is not None:
         x = (jax.nn.relu(x) + 1e-6) ** power
@@ -53,7 +59,8 @@ def pt_map(
       `sinkhorn_steps` iterations come: the larger λ, the more it takes.
 
     Raises:
-      ValueError: If the arrays are not an episode.
+      ValueError: If the arrays are not an episode, `power` or `regularization` is not above 0,
+        `rate` is not between 0 and 1, `steps` is below 0, or `sinkhorn_steps` is below 1.
       UserError: If ott-jax is not installed.
 
     Source: Hu et al., arXiv:2006.03806; defaults and order of the transforms as in its public
@@ -61,6 +68,10 @@ def pt_map(
       implicit one of a balanced plan needs a singular system, which ott-jax's solver refuses.
     """
     require_episode(support, support_labels, query, num_classes)
+    check_above_0(regularization=regularization)
+    check_between(0, 1, rate=rate)
+    check_between(0, steps=steps)
+    check_between(1, sinkhorn_steps=sinkhorn_steps)
     geometry, problem, sinkhorn = import_sinkhorn("pt_map")
     support, query = (power_transform(x, power=power) for x in (support, query))
     support, query = (normalize(x - jnp.mean(x, axis=0)) for x in (support, query))

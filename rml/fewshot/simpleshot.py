@@ -41,7 +41,8 @@ def simple_shot(
       Probabilities, the softmax of minus the squared distances.
 
     Raises:
-      ValueError: If the arrays are not an episode or `kind` is unknown.
+      ValueError: If the arrays are not an episode, `kind` is unknown, or `temperature` is not
+        above 0.
 
     Source: Wang et al., SimpleShot, arXiv:1911.04623.
     """

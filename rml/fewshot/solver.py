@@ -19,7 +19,7 @@ from rml.errors import unknown
 from rml.fewshot.bound import Scalar, assign, bound_updates, energy, step_size
 from rml.fewshot.gram import Distance, gaussian, inner_products
 from rml.ops.precision import full_precision
-from rml.ops.shapes import check_indices, check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_indices, check_shapes
 from rml.ops.similarity import normalize, wide
 
 Prototype = Literal["mean", "mode"]
@@ -94,7 +94,9 @@ def solve(
     Raises:
       UserError: If `prototype` or `distance` is unknown.
       ValueError: If shapes do not fit, there are more clusters than points, K-modes lacks its
-        bandwidth or, outside `jit`, a label of the support is no cluster.
+        bandwidth, `bandwidth` is not above 0, `temperature` is not above 0 and assignments are not
+        hard, `laplacian_weight` of a given `affinity`, `steps` or `inner_steps` is below 0, or,
+        outside `jit`, a label of the support is no cluster.
 
     Source: Ziko et al., arXiv:2106.09516, with the Laplacian K-modes model of arXiv:1810.13044,
       eq. 1, whose modes are moved by mean-shift steps, each of which lowers E.
@@ -174,6 +176,8 @@ def solve_gram(
     """
     if prototype not in ("mean", "mode"):
         raise unknown("prototype", prototype, ("mean", "mode"))
+    check_above_0(bandwidth=bandwidth)
+    check_between(0, steps=steps, inner_steps=inner_steps)
     c, rest = mix.shape[0], mix.shape[1] - points
     kind, squares = products.dtype, jnp.diagonal(products)[:points]
     width = 1.0 if bandwidth is None else bandwidth

@@ -11,6 +11,7 @@ from rml.fewshot.bound import Scalar, in_type
 from rml.fewshot.checks import class_means, one_hot, require_episode
 from rml.fewshot.gram import class_mix, inner_products
 from rml.ops.precision import full_precision
+from rml.ops.shapes import check_above_0, check_between
 from rml.ops.similarity import normalize
 
 
@@ -46,7 +47,12 @@ def descend(
 
     Returns:
       The queries' probabilities after the last step.
+
+    Raises:
+      ValueError: If `temperature` is not above 0, or `learning_rate` or `steps` is below 0.
     """
+    check_above_0(temperature=temperature)
+    check_between(0, learning_rate=learning_rate, steps=steps)
     support, query = normalize(support), normalize(query)
     rows, s = jnp.concatenate([support, query]), support.shape[0]
 
@@ -104,7 +110,8 @@ def tim(
       Probabilities of the queries.
 
     Raises:
-      ValueError: If the arrays are not an episode.
+      ValueError: If the arrays are not an episode, `temperature` is not above 0, or
+        `learning_rate` or `steps` is below 0.
 
     Source: Boudiaf et al., arXiv:2008.11297 (TIM-GD). Weights, temperature and learning rate are
       the defaults of its public code, steps those of the public code of α-TIM.
@@ -167,11 +174,18 @@ def tim_adm(
       Probabilities of the queries.
 
     Raises:
-      ValueError: If the arrays are not an episode.
+      ValueError: If the arrays are not an episode, `temperature` is not above 0, a weight or
+        `steps` is below 0, or `rate` is not between 0 and 1.
 
     Source: Boudiaf et al., arXiv:2008.11297 (TIM-ADM); steps and defaults as in its public code.
     """
     require_episode(support, support_labels, query, num_classes)
+    check_above_0(temperature=temperature)
+    check_between(0, 1, rate=rate)
+    check_between(
+        0, cross_entropy_weight=cross_entropy_weight, marginal_weight=marginal_weight,
+        conditional_weight=conditional_weight, steps=steps,
+    )  # fmt: skip
     s, n_q = support.shape[0], query.shape[0]
     rows = normalize(jnp.concatenate([support, query]))
     temperature, cross_entropy_weight, marginal_weight, conditional_weight, rate = in_type(

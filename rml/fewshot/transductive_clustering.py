@@ -102,8 +102,9 @@ def transductive_clustering(
       The queries' assignments.
 
     Raises:
-      ValueError: If the arrays are not an episode, an option is unknown, or the episode has no
-        more than `neighbors` points.
+      ValueError: If the arrays are not an episode, an option is unknown, `temperature` or
+        `bandwidth` is not above 0, `laplacian_weight`, `steps` or `inner_steps` is below 0, or the
+        episode has no more than `neighbors` points.
 
     Source: Ziko et al., arXiv:2106.09516 ("SLK" in its public code).
     """

@@ -15,8 +15,12 @@ def nearest_support(z: Float[Array, "n d"], support: Float[Array, "r d"]) -> Flo
 
     A row that is not finite has no neighbour, which is NaN.
 
+    Raises:
+      ValueError: If the arrays are no matrices of one width.
+
     Source: Dwibedi et al. 2021, NNCLR, eq. 3.
     """
+    check_shapes(z=(z, "n d"), support=(support, "r d"))
     z, support = jax.lax.stop_gradient((z, support))
     index = topk(z, support, k=1)[1]
     return jnp.where(index < 0, jnp.nan, jnp.take(support, index[:, 0], axis=0))

@@ -12,9 +12,11 @@ from sklearn.datasets import make_blobs
 from rml.fewshot.clustering import cluster, mini_batch
 from rml.fewshot.clustering.assign import assign
 from rml.fewshot.clustering.cluster import _solve
+from rml.ops.neighbors import NeighborGraph
 
 X = make_blobs(700, 5, centers=9, cluster_std=3.0, random_state=0)[0].astype(np.float32)
 START = X[:9]
+ALONE = NeighborGraph(jnp.arange(10)[:, None], jnp.zeros((10, 1)))  # ten points
 
 
 def f64_inertia(x, prototypes, labels):
@@ -253,7 +255,9 @@ def test_mini_batches_are_running_means():
         ({"metric": "cosin"}, "did you mean 'cosine'"),
         ({"support": 2}, "needs a temperature above 0"),
         ({"support": 4, "temperature": 1.0}, "between 1 and the 3 clusters, got 4"),
-        ({"temperature": -1.0}, "-1.0"),
+        ({"temperature": -1.0}, "temperature must be at least 0, got -1.0"),
+        ({"temperature": float("nan")}, "temperature must be at least 0, got nan"),
+        ({"laplacian_weight": -0.5, "graph": ALONE}, "weight must be at least 0, got -0.5"),
         ({"laplacian_weight": 0.5}, "laplacian_weight 0.5 needs a graph, got none"),
         ({"laplacian_weight": jnp.float32(0.5), "temperature": 1.0}, "0.5 needs a graph"),
         ({"assignment_updates": 3}, "assignment_updates 3 needs a graph or a temperature above 0"),

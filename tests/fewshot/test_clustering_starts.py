@@ -149,3 +149,19 @@ def test_candidates_weigh_the_points_nearest_to_them(oversampling, d, monkeypatc
     # Five rounds of l rows and the first, within six standard deviations.
     expected = 1 + 5 * oversampling * 8
     assert abs(len(held) - expected) < 6 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize(
+    ("start", "options"),
+    [
+        (kmeans_plus_plus, dict(num_clusters=0)),
+        (kmeans_plus_plus, dict(num_clusters=2, trials=0)),
+        (kmeans_parallel, dict(num_clusters=0)),
+        (kmeans_parallel, dict(num_clusters=2, rounds=0)),
+        (kmeans_parallel, dict(num_clusters=2, oversampling=0.0)),
+    ],
+)
+def test_numbers_out_of_their_range_are_named(start, options):
+    option, value = list(options.items())[-1]
+    with pytest.raises(ValueError, match=f"^{option} is {value}, expected a number"):
+        start(jnp.asarray(LINE[:, None]), key=jax.random.key(0), **options)

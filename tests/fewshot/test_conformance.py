@@ -32,6 +32,10 @@ WAYS, SHOTS, QUERIES = 3, 2, 4
 ROUNDED = {"xla_allow_excess_precision": False}
 
 
+def has(method, option):
+    return option in inspect.signature(method).parameters
+
+
 @pytest.fixture(params=EVERY)
 def name(request):
     """The name of a method."""
@@ -298,6 +302,40 @@ def test_forward_mode_only_is_what_there_is(plain, episode):
 def test_bad_episodes_are_named(unchecked, episode, plain, break_, message):
     with pytest.raises(ValueError, match=message):
         plain(*break_(*episode(0)[:3]))
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        *((n, "temperature", 0.0) for n, method in EVERY.items() if has(method, "temperature")),
+        ("simple_shot", "temperature", -1.0),
+        ("laplacian_shot", "temperature", np.nan),
+        ("laplacian_shot", "scale", -1.0),
+        ("bd_cspn", "scale", 0.0),
+        ("cosine_head", "scale", 0.0),
+        ("pt_map", "power", 0.0),
+        ("pt_map", "regularization", 0.0),
+        *((n, "steps", -1) for n, method in EVERY.items() if has(method, "steps")),
+        ("transductive_clustering", "inner_steps", -1),
+        ("pt_map", "sinkhorn_steps", 0),
+        ("pt_map", "rate", -1.0),
+        ("tim_adm", "rate", 2.0),
+        ("tim_adm", "cross_entropy_weight", -1.0),
+        ("tim_adm", "marginal_weight", -1.0),
+        ("tim_adm", "conditional_weight", -2.0),
+        ("tim", "learning_rate", -1.0),
+        ("alpha_tim", "alpha", 0.0),
+        ("linear_head", "learning_rate", -1.0),
+        ("linear_head", "weight_decay", -1.0),
+        ("transductive_clustering", "laplacian_weight", -1.0),
+        ("k_modes", "bandwidth", 0.0),
+        ("label_propagation", "bandwidth", 0.0),
+        *(("label_propagation", "alpha", alpha) for alpha in (0.0, 1.0, np.nan)),
+    ],
+)
+def test_numbers_out_of_their_range_are_named(episode, name, option, value):
+    with pytest.raises(ValueError, match=f"^{option} is {value}, expected a number"):
+        EVERY[name](*episode(0)[:3], num_classes=WAYS, **{option: value})
 
 
 # Those whose predictions are smooth enough for differences.

@@ -126,16 +126,33 @@ def test_dirichlet_counts_follow_the_shares_and_the_room():
         ),
         (dict(ways=2, shots=0, queries=1), "must be at least 1, got 2, 0 and 1"),
         (dict(ways=2, shots=1, queries=1, num_classes=5), "between 0 and 4, got .* to 6"),
+        (dict(ways=2, shots=1, queries=1, episodes=0), "episodes must be at least 1, got 0"),
+        *(
+            (dict(ways=2, shots=1, queries=1, concentration=c), f"concentration must be .* got {c}")
+            for c in (0.0, np.nan)
+        ),
     ],
 )
 def test_impossible_tasks_are_named(sizes, message):
     with pytest.raises(UserError, match=message):
-        sample_episodes(jax.random.key(0), jnp.asarray(LABELS), episodes=2, **sizes)
+        sample_episodes(jax.random.key(0), jnp.asarray(LABELS), **{"episodes": 2, **sizes})
 
 
 def test_no_labels_are_named():
     with pytest.raises(UserError, match="must not be empty"):
         class_index(jnp.zeros(0, int))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.ones(4), r"labels are float64 of shape \(4,\), expected integers, one a row"),
+        (np.ones((2, 2), int), r"labels are int64 of shape \(2, 2\), expected integers"),
+    ],
+)
+def test_labels_are_integers_one_a_row(unchecked, labels, message):
+    with pytest.raises(UserError, match=message):
+        class_index(labels)
 
 
 def test_classes_without_rows_are_indexed():

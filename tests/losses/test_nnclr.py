@@ -57,3 +57,9 @@ def test_zero_and_equal_rows_have_finite_gradients(dtype):
         )(rows)  # fmt: skip
         np.testing.assert_allclose(value, np.log(4), rtol=1e-3)
         assert bool(jnp.all(jnp.isfinite(grad)))
+
+
+@pytest.mark.parametrize(("z", "support"), [((5,), (20, 5)), ((7, 5), (5,)), ((7, 5), (20, 4))])
+def test_rows_and_their_support_are_of_one_width(unchecked, z, support):
+    with pytest.raises(ValueError, match=r"z \(.*\) as \[n, d\], support \(.*\) as \[r, d\]"):
+        nearest_support(jnp.ones(z), jnp.ones(support))

@@ -232,8 +232,8 @@ def _check(
         require_finite("start", start)
     if empty not in ("farthest", "keep"):
         raise unknown("empty", empty, ("farthest", "keep"))
-    if temperature < 0:
-        raise UserError(f"temperature must not be negative, got {temperature}")
+    if not temperature >= 0:
+        raise UserError(f"temperature must be at least 0, got {temperature}")
     if not 1 <= support <= k:
         raise UserError(f"support must be between 1 and the {k} clusters, got {support}")
     if support > 1 and temperature == 0:
@@ -256,10 +256,12 @@ def _check_bound(
     temperature: float,
     assignment_updates: int | None,
 ) -> None:
-    """Refuses options of the bound optimiser that would change nothing."""
+    """Refuses options of the bound optimiser that would change nothing or have no meaning."""
     known = not isinstance(laplacian_weight, jax.core.Tracer)
     if graph is None and known and laplacian_weight != 0:
         raise UserError(f"laplacian_weight {laplacian_weight} needs a graph, got none")
+    if known and not laplacian_weight >= 0:
+        raise UserError(f"laplacian_weight must be at least 0, got {laplacian_weight}")
     if assignment_updates is None:
         return
     if graph is None and temperature == 0:

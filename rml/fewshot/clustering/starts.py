@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, Key
 
 from rml.fewshot.clustering.assign import ROWS, WHOLE, assign, over_rows
+from rml.ops.shapes import check_above_0, check_between
 from rml.training.mesh import BATCH_AXES
 
 
@@ -66,9 +67,13 @@ def kmeans_plus_plus(
     Returns:
       The rows.
 
+    Raises:
+      ValueError: If `num_clusters` or `trials` is below 1.
+
     Source: Arthur and Vassilvitskii 2007, k-means++; the greedy form is that of
       `sklearn.cluster.kmeans_plusplus`, whose number of trials is 2 + log k.
     """
+    check_between(1, num_clusters=num_clusters, trials=trials)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     mass = jnp.ones(x.shape[0], dtype) if weights is None else weights.astype(dtype)
 
@@ -122,9 +127,14 @@ def kmeans_parallel(
     Returns:
       The prototypes, which are rows.
 
+    Raises:
+      ValueError: If `num_clusters` or `rounds` is below 1, or `oversampling` is not above 0.
+
     Source: Bahmani et al. 2012, Scalable k-means++, algorithm 2; five rounds and l = 2k are our
       defaults.
     """
+    check_between(1, num_clusters=num_clusters, rounds=rounds)
+    check_above_0(oversampling=oversampling)
     n = x.shape[0]
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     expected = oversampling * num_clusters
