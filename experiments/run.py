@@ -251,7 +251,7 @@ def end_after_a_loss(reason: str) -> NoReturn:
     ENDING.acquire()  # the main thread and the runtime's may notice at the same time
     print(
         f"error: another process of this run has ended or cannot be reached ({reason}); start all "
-        f"processes again to continue from the last checkpoint, if there is one:\n  {command()}",
+        f"processes again to continue from the last checkpoint, if any:\n  {command()}",
         file=sys.stderr, flush=True,
     )  # fmt: skip
     os._exit(1)  # the runtime would wait for the lost process and abort
@@ -297,7 +297,10 @@ def main(argv: Sequence[str]) -> None:
         directory = local_path(WORKDIR.value or Path("runs") / path.stem, "--workdir")
         launch(CONFIG.value, directory, os.path.relpath(path))
     except (KeyboardInterrupt, Terminated) as stop:
-        print(f"interrupted; continue from the last checkpoint, if there is one, with:\n  {command()}", flush=True)
+        print(
+            f"interrupted; continue from the last checkpoint, if any, with:\n  {command()}",
+            flush=True,
+        )
         signum = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
         if not several_processes():  # these take leave of one another
             atexit.register(end_at_once, 128 + signum)

@@ -10,7 +10,7 @@ out that its null met too: that step 1 is as good as the largest gradients, whic
 random heads. RED was added after that run. After the first measurement rates were added where the
 largest or the least had been chosen, and fewer texts are read.
 
-Result: results/lofit, 6 min 36 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/lofit, 7 min 23 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -133,7 +133,10 @@ def assert_ended_by_a_loss(process: subprocess.Popen, victim: int) -> float:
     took = time.monotonic() - began
     assert process.returncode == 1, output
     assert output.count("error: another process of this run has ended") == 1, output
-    assert "start all processes again to continue from the last checkpoint, if there is one:\n  python" in output
+    assert (
+        "start all processes again to continue from the last checkpoint, if any:\n  python"
+        in output
+    )
     assert not NOISE.search(output), output
     assert took < LOSS_SECONDS[victim], output
     return took

@@ -266,7 +266,7 @@ def test_interrupted_while_xla_computes(stop, code):
         capture_output=True, check=False,
     )  # fmt: skip
     assert result.returncode == code, result.stderr
-    assert result.stdout.startswith("interrupted; continue from the last checkpoint, if there is one, with:")
+    assert result.stdout.startswith("interrupted; continue from the last checkpoint, if any, with:")
 
 
 @pytest.mark.slow

@@ -139,7 +139,7 @@ def stop_while_it_draws(start, parts: Path, saved: int) -> None:
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 128 + signal.SIGTERM, output
     assert f"continuing after step {saved}" in output
-    assert "interrupted; continue from the last checkpoint, if there is one, with:\n  python -m" in output
+    assert "interrupted; continue from the last checkpoint, if any, with:\n  python -m" in output
 
 
 @pytest.mark.slow
