@@ -1,5 +1,6 @@
 """The config and the summary of a run directory: read, compared, replaced, recovered."""
 
+import functools
 import json
 import logging
 from collections.abc import Mapping
@@ -137,9 +138,14 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     except (ValueError, TypeError):
         reason = "is not readable as JSON"
     if reason:
-        log.warning("%s %s; the run counts as not complete until it is written again", file, reason)
+        _warn(f"{file} {reason}; the run counts as not complete until it is written again")
         return None
     return found
+
+
+@functools.cache  # a run looks for its summary several times
+def _warn(line: str) -> None:
+    log.warning("%s", line)
 
 
 def check_complete(directory: Path, key: str) -> None:
