@@ -63,7 +63,8 @@ def shard_pattern(
              [0, 1, 0, 1]])
     """
     for name, value, least in (
-        ("blocks", blocks, 1), ("local", local, 1), ("stride", stride, 1), ("offset", offset, 0),
+        ("blocks", blocks, 1), ("heads", heads, 1), ("local", local, 1), ("stride", stride, 1),
+        ("offset", offset, 0),
     ):  # fmt: skip
         if value < least:
             raise UserError(f"{name} is {value}, expected at least {least}")

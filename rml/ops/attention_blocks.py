@@ -118,8 +118,8 @@ def blocks_of(
     """Chooses how attention of these queries to these keys is cut.
 
     Raises:
-      ValueError: If the block or an integer window is less than 1, `check_attention` refuses a shape
-        or the scale, or `Visible.require_distances` refuses the factor or the bias.
+      ValueError: If the block or an integer window is less than 1, `check_attention` refuses a
+        shape or the scale, or `Visible.require_distances` refuses the factor or the bias.
     """
     check_attention(query, key, value, visible, scale)
     visible.require_distances(factor, bias)
