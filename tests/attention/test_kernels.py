@@ -79,6 +79,7 @@ def test_inputs_that_do_not_fit_or_have_no_key_are_named(unchecked):
         *((call, (x, keys, x[:, :2], keys[..., :2]), "other_query") for call in both),
         *((call, (x, keys[:1], x, keys), "keys") for call in both),
         (kernels.rfa_kernel, (x, keys[..., :1], x, keys[..., :1]), "keys"),
+        (kernels.rfa_kernel, (x, keys, x, keys[..., :1]), "other_keys"),
         (kernels.rf_mlp_kernel, (x, keys, x, keys[:, :2]), "other_keys"),
     ):
         with pytest.raises(ValueError, match=rf"shapes do not fit: .*{name} \("):
