@@ -181,7 +181,7 @@ def block_law_part(
       value: Values.
       visible: Padding and causality.
       rng: Random key of the blocks.
-      scale: Factor of the logits; k^-1/2 by default.
+      scale: Factor of the logits, at least 0; k^-1/2 by default.
       block: Queries and keys of one block. The last may be short.
       law: The law.
       weights: See `keep_probabilities`.
@@ -192,9 +192,9 @@ def block_law_part(
 
     Raises:
       UserError: The law is not as described, or the block is below 1.
-      ValueError: There is a window or a start, or a shape is not as described.
+      ValueError: There is a window or a start, or a shape or the scale is not as described.
     """
-    check_attention(query, key, value, visible)
+    check_attention(query, key, value, visible, scale)
     visible.require_whole("block_law")
     keep = keep_probabilities(_blocks(query.shape[2], block), law, weights)
     pattern = draw_pattern(rng, keep, heads=query.shape[1], causal=visible.causal)

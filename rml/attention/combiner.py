@@ -95,13 +95,13 @@ def combiner_attention(
       deep: Weights of a model for summaries by DeepSets; without them vectors pool as they are.
       projection: Weights of a model for keys of rows, and its inputs, where `settings.row_summary`
         projects.
-      scale: Factor of the logits; k^-1/2 by default.
+      scale: Factor of the logits, at least 0; k^-1/2 by default.
 
     Returns:
       Outputs, float32 or wider.
 
     Raises:
-      ValueError: If a setting or a shape is not as described.
+      ValueError: If a setting, a shape or the scale is not as described.
 
     Source: arXiv:2107.05768, equations 3 to 10; "joint" and `row_summary` are the authors' code
     (github.com/google-research/google-research, combiner). Its logsparse has a level too few for
@@ -109,7 +109,7 @@ def combiner_attention(
     causal is this repository's reading: regions before and after a token are kept apart, and none
     holds a token that is attended to directly.
     """
-    check_attention(query, key, value, visible)
+    check_attention(query, key, value, visible, scale)
     b, h, t, k = query.shape
     g, s = key.shape[1:3]
     check_settings(settings)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 from rml.errors import unknown
 from rml.ops.attention_parts import OfPlaces, Visible
 from rml.ops.blocked_attention import BLOCK, attend_in_blocks
+from rml.ops.shapes import check_above_0, check_between
 
 Form = Literal["bias", "factor", "alibi"]
 FORMS = ("bias", "factor", "alibi")
@@ -42,9 +43,11 @@ def head_slopes(heads: int, kind: str) -> Float[np.ndarray, " h"]:
 
     Raises:
       UserError: The kind is unknown.
+      ValueError: There is no head.
     """
     if kind not in SLOPES:
         raise unknown("slopes", kind, SLOPES)
+    check_above_0(heads=heads)
     h = np.arange(1, heads + 1)
     return 1.0 / h if kind == "harmonic" else 2.0 ** (-8.0 * h / heads)
 
@@ -74,7 +77,7 @@ def distance_laws(
 
     Raises:
       UserError: The form or the kind of slopes is unknown.
-      ValueError: The strength is negative.
+      ValueError: The strength is negative, or there is no head.
 
     Example:
       >>> laws = distance_laws(9, form="alibi", slopes="geometric")
@@ -84,8 +87,7 @@ def distance_laws(
     """
     if form not in FORMS:
         raise unknown("form", form, FORMS)
-    if strength < 0:
-        raise ValueError(f"strength={strength}, expected at least 0")
+    check_between(0, strength=strength)
     slope = strength * head_slopes(heads, slopes).astype(np.float32)[:, None, None]
 
     def distance(queries: Array, keys: Array) -> Array:
@@ -123,7 +125,7 @@ def harmonic_attention(
       visible: Which keys a query may see; a window and a start are seen. Sinks beside a window
         whose start is an array are those of a cache, where places are no distances.
       rng: Accepted for uniformity; nothing is drawn.
-      scale: Factor of the logits before they fall; k^-1/2 by default.
+      scale: Factor of the logits before they fall, at least 0; k^-1/2 by default.
       form: One of `FORMS`, see `distance_laws`.
       slopes: Kind of the slopes of heads.
       strength: Factor of all slopes; with 0 this is exact attention.
@@ -134,8 +136,8 @@ def harmonic_attention(
 
     Raises:
       UserError: The form or the kind of slopes is unknown.
-      ValueError: The strength is negative, a shape is not as described, or there are sinks of a
-        cache with a window.
+      ValueError: The strength or the scale is negative, a shape is not as described, or there are
+        sinks of a cache with a window.
     """
     del rng
     laws = distance_laws(query.shape[1], form=form, slopes=slopes, strength=strength)

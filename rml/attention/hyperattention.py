@@ -58,19 +58,19 @@ def hyper_attention(
       visible: Padding and causality; causal attention takes as many queries as keys.
       rng: Random key of hyperplanes and samples.
       settings: How much is computed.
-      scale: Factor of the logits; k^-1/2 by default.
+      scale: Factor of the logits, at least 0; k^-1/2 by default.
 
     Returns:
       Output [b, h, t, v] and estimated log-sum-exp [b, h, t], float32 or wider.
 
     Raises:
-      ValueError: If a setting or a shape is not as described.
+      ValueError: If a setting, a shape or the scale is not as described.
 
     Source: the authors' code (insuhan/hyper-attn) of arXiv:2310.05869, where these are algorithms
     1, 3 and 4 as we remember them; keys that fill up the last block are masked here, not there.
     """
     check_settings(settings)
-    check_attention(query, key, value, visible)
+    check_attention(query, key, value, visible, scale)
     b, h, t, k = query.shape
     g, s = key.shape[1:3]
     visible.require_whole("hyper_attention")

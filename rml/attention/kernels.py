@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from rml.attention.random_feature_attention import concatenated
 from rml.ops import arc_cosine, full_precision, wide
-from rml.ops.shapes import check_above_0
+from rml.ops.shapes import check_above_0, check_shapes
 
 _POINTS = 24  # of Gauss and Legendre: float32 rounding is reached, see the tests
 
@@ -138,11 +138,17 @@ def rfa_kernel(
       Kernel between all rows and all columns.
 
     Raises:
-      ValueError: The scale is a number that is not above 0; arrays are not looked at.
+      ValueError: Shapes do not fit, there is no key, or the scale is a number that is not above 0;
+        arrays are not looked at.
 
     Source: expectation of `rfa_features` over heads; arc-cosine kernel of Cho and Saul 2009.
     """
+    check_shapes(
+        query=(query, "m d"), keys=(keys, "m k d"), other_query=(other_query, "p d"),
+        other_keys=(other_keys, "p l d"),
+    )  # fmt: skip
     check_above_0(scale=scale)
+    check_above_0(keys=keys.shape[1], other_keys=other_keys.shape[1])
     query, keys, other_query, other_keys = wide(query, keys, other_query, other_keys)
     queries = 1 + query @ other_query.T
     norm, other_norm = _norm(query)[:, None], _norm(other_query)
@@ -177,8 +183,15 @@ def rf_mlp_kernel(
 
     The arc-cosine kernel of the concatenated inputs, scaled as `rf_mlp_weights`.
 
+    Raises:
+      ValueError: Shapes do not fit.
+
     Source: expectation of `rf_mlp_features` over neurons; Cho and Saul 2009.
     """
+    check_shapes(
+        query=(query, "m d"), keys=(keys, "m k d"), other_query=(other_query, "p d"),
+        other_keys=(other_keys, "p k d"),
+    )  # fmt: skip
     query, keys, other_query, other_keys = wide(query, keys, other_query, other_keys)
     x, y = concatenated(query, keys), concatenated(other_query, other_keys)
     sizes = jnp.linalg.norm(x, axis=-1)[:, None] * jnp.linalg.norm(y, axis=-1)

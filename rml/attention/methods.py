@@ -59,15 +59,15 @@ def window(
       value: Values.
       visible: Padding and causality.
       rng: Accepted for uniformity; nothing is drawn.
-      scale: Factor of the logits; k^-1/2 by default.
+      scale: Factor of the logits, at least 0; k^-1/2 by default.
       width: Number of last keys that a query sees, its own included, and as many later ones where
         attention is not causal.
       sinks: Number of first keys that every query sees.
       block: Queries and keys of one block.
 
     Raises:
-      ValueError: If the width is not positive, a window is there already, or a shape is not as
-        described.
+      ValueError: If the width is not positive, a window is there already, or a shape or
+        the scale is not as described.
 
     Source: StreamingLLM (Xiao et al., 2023, arXiv:2309.17453), section 3.2.
     """
@@ -112,13 +112,14 @@ def performer(
       value: Values.
       visible: Padding and causality.
       rng: Random key of the features.
-      scale: Factor of the logits; k^-1/2 by default.
+      scale: Factor of the logits, at least 0; k^-1/2 by default.
       features: Number of random features.
 
     Raises:
-      ValueError: If there is a window or a start, or a shape is not as described.
+      ValueError: If there is a window or a start, no feature, or a shape or the scale is not as
+        described.
     """
-    check_attention(query, key, value, visible)
+    check_attention(query, key, value, visible, scale)
     visible.require_whole("performer")
     width, repeats = query.shape[-1], query.shape[1] // key.shape[1]
     wide = jnp.promote_types(query.dtype, jnp.float32)

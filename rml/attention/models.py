@@ -22,6 +22,7 @@ from rml.attention.random_feature_attention import (
 )
 from rml.errors import UserError, unknown
 from rml.ops import full_precision
+from rml.ops.shapes import check_above_0, check_between
 
 MODELS = ("rfa", "biased_rfa", "rf_mlp")
 
@@ -44,8 +45,10 @@ def draw_weights(
 
     Raises:
       UserError: If the model is unknown.
+      ValueError: If a number is out of its range, see `rfa_weights` and `rf_mlp_weights`.
     """
     _check(model)
+    check_above_0(count=count)
     if model == "rf_mlp":
         return rf_mlp_weights(key, count, keys, d)
     return rfa_weights(key, count, d, scale=scale, biased=model == "biased_rfa")
@@ -107,7 +110,14 @@ def grams(
     """Computes the Gram matrix of the first `train` examples, and of the others with them.
 
     Features are computed in `blocks` parts of the weights, so they never exist at once.
+
+    Raises:
+      UserError: If the model is unknown, or the blocks do not divide the weights.
+      ValueError: If `train` is not from 1 to the number of examples.
     """
+    if blocks < 1 or len(weights) % blocks:
+        raise UserError(f"blocks is {blocks}, expected a divisor of {len(weights)} weights")
+    check_between(1, len(query), train=train)
     split = weights.reshape(blocks, -1, *weights.shape[1:])
     first, rest = (query[:train], keys[:train]), (query[train:], keys[train:])
 

@@ -34,7 +34,7 @@ def attend_over_mesh(
       Output and log-sum-exp, float32 or wider, split likewise.
 
     Raises:
-      ValueError: If `visible` has sinks or a start, or a shape is not as described.
+      ValueError: If `visible` has sinks or a start, or a shape or the scale is not as described.
 
     Example:
       >>> module = Llama(..., attention=attention_of(attend_over_mesh))

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from rml.ops import full_precision, wide
 from rml.ops.attention_parts import finite_top
+from rml.ops.shapes import check_above_0, check_shapes
 
 CHUNK = 16
 """Places of causal attention whose pairs exist at a time, each with all features."""
@@ -26,8 +27,12 @@ def gaussian_projection(
     Each direction alone is distributed as N(0, I) either way, so estimates stay unbiased;
     orthogonal ones vary less.
 
+    Raises:
+      ValueError: The number of features or their width is not above 0.
+
     Source: Choromanski et al. 2021, Rethinking Attention with Performers (arXiv:2009.14794).
     """
+    check_above_0(features=features, d=d)
     direction, length = jax.random.split(key)
     if not orthogonal:
         return jax.random.normal(direction, (features, d))
@@ -48,8 +53,12 @@ def positive_features(
     exp(<w, x> - |x|² / 2) / sqrt(m) for each row w of the projection. For independent rows the
     relative variance is (exp(|x + y|²) - 1) / m: least where the kernel is smallest.
 
+    Raises:
+      ValueError: If the vectors and the projection differ in width, or there is none.
+
     Source: Choromanski et al. 2021 (arXiv:2009.14794), positive features of FAVOR+.
     """
+    check_shapes(x=(x, "... d"), projection=(projection, "n d"))
     exponent = _exponents(*wide(x, projection))
     return jnp.exp(exponent) / jnp.sqrt(jnp.asarray(projection.shape[0], exponent.dtype))
 
@@ -82,10 +91,17 @@ def performer_attention(
       precision; sums are in float32 or wider. Zeros where a query sees no key.
 
     Raises:
-      ValueError: If `causal` and there are not as many queries as keys.
+      ValueError: If shapes do not fit, there is no key, feature or coordinate, or attention is
+        causal and there are not as many queries as keys.
 
     Source: Choromanski et al. 2021 (arXiv:2009.14794): D⁻¹ φ(Q) (φ(K)ᵀ V).
     """
+    check_shapes(
+        query=(query, "... q d"), keys=(keys, "... k d"), values=(values, "... k v"),
+        projection=(projection, "m d"),
+    )  # fmt: skip
+    count, d = projection.shape
+    check_above_0(keys=keys.shape[-2], features=count, d=d)
     if causal and query.shape[-2] != keys.shape[-2]:
         raise ValueError(
             f"causal attention expects as many queries as keys, got shapes {query.shape} and "

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from rml.models.layers import Dtype
 from rml.ops import full_precision, wide
+from rml.ops.shapes import check_above_0, check_between
 
 
 def append_bias(x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
@@ -36,9 +37,14 @@ def rfa_weights(
     Returns:
       One matrix a head.
 
+    Raises:
+      ValueError: The number of heads or the dimension is not above 0, or the scale is below 0.
+
     Source: Fu et al. 2023, What can a Single Attention Layer Learn? (arXiv:2307.11353), Gaussian
     query-key matrices with zero and with non-zero mean; the scale is this repository's.
     """
+    check_above_0(heads=heads, d=d)
+    check_between(0, scale=scale)
     weights = scale * jax.random.normal(key, (heads, d + 1, d + 1))
     if biased:
         weights += jnp.diag(jnp.append(jnp.ones(d), 0.0))
@@ -69,7 +75,7 @@ def rfa_features(
       Features of all heads, in float32 or wider.
 
     Raises:
-      ValueError: If the dimensions of query, keys and weights do not agree.
+      ValueError: If the dimensions of query, keys and weights do not agree, or there is no key.
 
     Source: Fu et al. 2023 (arXiv:2307.11353): frozen query-key matrices, trained value matrices.
     """
@@ -79,6 +85,7 @@ def rfa_features(
             f"expected keys of {d} coordinates and weights of {d + 1} x {d + 1} as the query has "
             f"{d}, got keys {keys.shape} and weights {weights.shape}"
         )
+    check_above_0(keys=keys.shape[-2])
     query, keys, weights = wide(query, keys, weights)
     query, keys = append_bias(query), append_bias(keys)
     if mask is None:
@@ -98,7 +105,12 @@ def rf_mlp_weights(key: Key[Array, ""], neurons: int, keys: int, d: int) -> Floa
 
     Gaussian, scaled so that unit vectors have pre-activations of unit variance; w = (keys + 1) d
     coordinates and a bias.
+
+    Raises:
+      ValueError: The number of neurons or the dimension is not above 0, or that of keys is below 0.
     """
+    check_above_0(neurons=neurons, d=d)
+    check_between(0, keys=keys)
     width = (keys + 1) * d + 1
     return jax.random.normal(key, (neurons, width)) / jnp.sqrt(keys + 2.0)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from rml.errors import UserError
 from rml.ops import full_precision, wide
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_shapes
 
 FeatureMap = Callable[[Any, Any], Array]
 
@@ -40,8 +40,12 @@ def streamed_gram(
 
     Returns:
       Inner products of the features of all blocks, divided by their number.
+
+    Raises:
+      ValueError: If the number of blocks or of strips is not above 0.
     """
     count = len(jax.tree.leaves(blocks)[0])
+    check_above_0(blocks=count, strips=strips)
     first = jax.tree.map(lambda x: x[0], blocks)
     shape = jax.eval_shape(feature_map, first, left)
     rows = shape.shape[0]
@@ -116,9 +120,10 @@ def solve_min_norm(
         by default.
 
     Raises:
-      ValueError: If shapes do not fit.
+      ValueError: If shapes do not fit, or the share is not from 0 to 1.
     """
     check_shapes(gram=(gram, "n n"), targets=(targets, "n t"))
+    check_between(0, 1, rcond=rcond)
     gram, targets = wide(gram, targets)
     values, vectors = jnp.linalg.eigh(gram)
     if rcond is None:
@@ -250,9 +255,13 @@ def solve_prefixes(
       error, as `leave_one_out`.
 
     Raises:
-      ValueError: If shapes do not fit, or a regularization that is not traced is negative.
+      ValueError: If shapes do not fit, a regularization that is not traced is negative, there is
+        no size, one is not from 1 to n, or the block is not above 0.
     """
     check_shapes(gram=(gram, "n n"), targets=(targets, "n t"))
+    if not sizes or not 1 <= min(sizes) <= max(sizes) <= len(gram):
+        raise UserError(f"sizes are {sizes}, expected one or more from 1 to {len(gram)}")
+    check_above_0(block=block)
     _check_penalty(regularization)
     gram, targets = wide(gram, targets)
     factor = _shifted_factor(gram, regularization)

@@ -63,7 +63,8 @@ def shard_pattern(
              [0, 1, 0, 1]])
     """
     for name, value, least in (
-        ("blocks", blocks, 1), ("local", local, 1), ("stride", stride, 1), ("offset", offset, 0),
+        ("blocks", blocks, 1), ("heads", heads, 1), ("local", local, 1), ("stride", stride, 1),
+        ("offset", offset, 0),
     ):  # fmt: skip
         if value < least:
             raise UserError(f"{name} is {value}, expected at least {least}")
@@ -145,7 +146,7 @@ def s2_attention(
       value: Values.
       visible: Padding and causality.
       rng: Accepted for uniformity; nothing is drawn.
-      scale: Factor of the logits; k^-1/2 by default.
+      scale: Factor of the logits, at least 0; k^-1/2 by default.
       block: Queries and keys of one block; the defaults of it, `local` and `stride` are Phi-3's.
       local: Number of last blocks that all heads see.
       stride: Distance of the blocks that a head sees beyond them.
@@ -161,10 +162,10 @@ def s2_attention(
 
     Raises:
       UserError: A number is out of its range, or heads do not cover the context together.
-      ValueError: There is a window or a start, or a shape is not as described.
+      ValueError: There is a window or a start, or a shape or the scale is not as described.
     """
     del rng
-    check_attention(query, key, value, visible)
+    check_attention(query, key, value, visible, scale)
     visible.require_whole("s2_attention")
     heads, t = query.shape[1:3]
     if block < 1:

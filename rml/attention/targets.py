@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from rml.errors import UserError, unknown
+from rml.ops.shapes import check_above_0, check_between
 
 Target = Callable[[Array, Array], Array]
 
@@ -27,9 +28,19 @@ def sphere(key: Key[Array, ""], *shape: int) -> Float[Array, "..."]:
 def draw_inputs(
     key: Key[Array, ""], n: int, *, keys: int, d: int
 ) -> tuple[Float[Array, "n d"], Float[Array, "n keys d"]]:
-    """Draws `n` queries, each with its `keys` keys, independent and uniform on the sphere."""
+    """Draws `n` queries, each with its `keys` keys, independent and uniform on the sphere.
+
+    Raises:
+      ValueError: If a number is not above 0.
+    """
+    check_above_0(n=n, keys=keys, d=d)
     x = sphere(key, n, keys + 1, d)
     return x[:, 0], x[:, 1:]
+
+
+def _power(x: Array, degree: int) -> Array:
+    check_between(0, degree=degree)
+    return x**degree
 
 
 def average_power(
@@ -39,8 +50,12 @@ def average_power(
     direction: Float[Array, " d"],
     degree: int,
 ) -> Float[Array, " n"]:
-    """Averages <direction, key>^degree over keys; the query plays no part."""
-    return jnp.mean((keys @ direction) ** degree, axis=-1)
+    """Averages <direction, key>^degree over keys; the query plays no part.
+
+    Raises:
+      ValueError: If the degree is below 0.
+    """
+    return jnp.mean(_power(keys @ direction, degree), axis=-1)
 
 
 def average_harmonic(
@@ -53,7 +68,11 @@ def average_harmonic(
     """Averages the Gegenbauer polynomial of `degree` in <direction, key>, 1 at 1, over keys.
 
     On the sphere it has no part of a lower degree, as a power has. The query plays no part.
+
+    Raises:
+      ValueError: If the degree is below 0.
     """
+    check_between(0, degree=degree)
     d, t = keys.shape[-1], keys @ direction
     before, harmonic = jnp.ones_like(t), t
     for p in range(1, degree):
@@ -65,8 +84,12 @@ def average_harmonic(
 def correlation_power(
     query: Float[Array, "n d"], keys: Float[Array, "n k d"], *, degree: int
 ) -> Float[Array, " n"]:
-    """Averages <query, key>^degree over keys."""
-    return jnp.mean(_correlations(query, keys) ** degree, axis=-1)
+    """Averages <query, key>^degree over keys.
+
+    Raises:
+      ValueError: If the degree is below 0.
+    """
+    return jnp.mean(_power(_correlations(query, keys), degree), axis=-1)
 
 
 def weighted_correlation(
@@ -76,8 +99,12 @@ def weighted_correlation(
     direction: Float[Array, " d"],
     degree: int,
 ) -> Float[Array, " n"]:
-    """Averages <query, key>^degree <direction, key>: keys like the query count more."""
-    return jnp.mean(_correlations(query, keys) ** degree * (keys @ direction), axis=-1)
+    """Averages <query, key>^degree <direction, key>: keys like the query count more.
+
+    Raises:
+      ValueError: If the degree is below 0.
+    """
+    return jnp.mean(_power(_correlations(query, keys), degree) * (keys @ direction), axis=-1)
 
 
 def mixed_correlation(
@@ -93,10 +120,14 @@ def mixed_correlation(
     S = sqrt(1 - weight²) rotation + weight I: at weight 0 the query is compared in coordinates
     that weights centred at the identity do not favour, at weight 1 it is `correlation_power`.
     The mixture is this repository's.
+
+    Raises:
+      ValueError: If the degree is below 0, or the weight is not from -1 to 1.
     """
+    check_between(-1, 1, weight=weight)
     turned = keys @ rotation.T
     mixed = jnp.sqrt(1 - weight**2) * turned + weight * keys
-    return jnp.mean(_correlations(query, mixed) ** degree, axis=-1)
+    return jnp.mean(_power(_correlations(query, mixed), degree), axis=-1)
 
 
 def check_permutation_invariant(
@@ -138,7 +169,7 @@ def build_targets(
 
     Raises:
       UserError: An unknown name, also by its numbers, or a function that cannot be imported.
-      ValueError: A function that depends on the order of the keys.
+      ValueError: A function that depends on the order of the keys, or a number out of its range.
     """
     first, second = jax.random.split(key)
     direction = sphere(first, d)

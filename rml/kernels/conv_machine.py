@@ -29,7 +29,7 @@ from rml.kernels.sparse import Terms
 from rml.models.conv import conv2d
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, solve_lower
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_shapes
 from rml.ops.similarity import wide
 
 
@@ -57,8 +57,14 @@ class ConvMachine(NamedTuple):
 def draw_patches(
     key: Any, x: Float[Array, "n h w c"], *, count: int, size: int
 ) -> Float[Array, "count size size c"]:
-    """Draws patches of images to be inducing patches, uniformly over images and locations."""
+    """Draws patches of images to be inducing patches, uniformly over images and locations.
+
+    Raises:
+      ValueError: If the number of patches is not above 0, or the size not from 1 to the images'.
+    """
     n, h, w, c = x.shape
+    check_above_0(count=count)
+    check_between(1, min(h, w), size=size)
     starts = jax.random.randint(key, (count, 3), 0, jnp.array([n, h - size + 1, w - size + 1]))
 
     def patch(start: Array) -> Array:
@@ -89,7 +95,12 @@ def init_conv(
 
     Returns:
       The machine, whose mixers are parameters either way; see `project_mixers`.
+
+    Raises:
+      ValueError: If the depth is below 0, or the number of outputs or the amplitude is not above 0.
     """
+    check_between(0, depth=depth)
+    check_above_0(outputs=outputs, amplitude=amplitude)
     p, size, dtype = patches.shape[0], patches.shape[1], patches.dtype
     mixers = jax.random.normal(key, (depth, size, size, p, p), dtype) / p**0.5
     return ConvMachine(

@@ -20,6 +20,7 @@ from rml.kernels.gram_kernels import Kernel, gram
 from rml.kernels.nngp import log_marginal_likelihood
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky
+from rml.ops.shapes import check_between
 
 Activation = Callable[[Any], Any]
 
@@ -166,10 +167,14 @@ def sample_grams(
       Gram matrices and last units of all draws.
 
     Raises:
-      UserError: If BlackJAX is not installed or a width is not a positive number.
+      UserError: If BlackJAX is not installed, there is no width, or one is not a positive number.
+      ValueError: If the noise is below 0.
     """
-    if min(widths, default=1) < 1 or copies < 1:
-        raise UserError(f"widths and copies must be positive, got {widths} and {copies}")
+    if min(widths, default=0) < 1 or copies < 1:
+        raise UserError(
+            f"widths, at least one, and copies must be positive, got {widths} and {copies}"
+        )
+    check_between(0, noise=noise)
     columns = tuple(copies * width for width in widths)
     return _sample(
         jax.random.split(key, chains), g, y, jnp.asarray(noise, g.dtype), copies, kernel=kernel,

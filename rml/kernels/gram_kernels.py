@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from rml.errors import UserError, unknown
 from rml.ops.arc_cosine import arc_cosine, cosine, positive_root, ratio
 from rml.ops.precision import full_precision
+from rml.ops.shapes import check_above_0, check_between
 from rml.ops.similarity import wide
 
 Kernel = Callable[[Any, Any, Any], Any]
@@ -48,11 +49,21 @@ def squared_distance(c: Array, v: Array, w: Array) -> Array:
     return jnp.where(square < 0, 0, square)  # by rounding, where the points are long and close
 
 
+def _in_lengths(c: Array, v: Array, w: Array, length_scale: float | Array) -> Array:
+    """Squared distances in units of the squared length scale."""
+    check_above_0(length_scale=length_scale)
+    return squared_distance(c, v, w) / jnp.square(length_scale)
+
+
 def squared_exponential(
     c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0
 ) -> Array:
-    """Computes exp(-|x - y|² / (2 length_scale²))."""
-    return jnp.exp(-squared_distance(c, v, w) / (2 * jnp.square(length_scale)))
+    """Computes exp(-|x - y|² / (2 length_scale²)).
+
+    Raises:
+      ValueError: If the length scale is a number that is not above 0.
+    """
+    return jnp.exp(-_in_lengths(c, v, w, length_scale) / 2)
 
 
 def rational_quadratic(
@@ -65,9 +76,13 @@ def rational_quadratic(
 ) -> Array:
     """Computes (1 + |x - y|² / (2 alpha length_scale²))^-alpha: mixed squared exponentials.
 
+    Raises:
+      ValueError: If the length scale or alpha is a number that is not above 0.
+
     Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, eq. 4.19.
     """
-    share = squared_distance(c, v, w) / (2 * alpha * jnp.square(length_scale))
+    check_above_0(alpha=alpha)
+    share = _in_lengths(c, v, w, length_scale) / (2 * alpha)
     return jnp.exp(-alpha * jnp.log1p(share))
 
 
@@ -105,24 +120,34 @@ def _(primals: Any, tangents: Any) -> Any:
 
 
 def matern12(c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0) -> Array:
-    """Computes exp(-r), r = |x - y| / length_scale: the Matérn kernel of smoothness 1/2."""
-    return _matern12(squared_distance(c, v, w) / jnp.square(length_scale))
+    """Computes exp(-r), r = |x - y| / length_scale: the Matérn kernel of smoothness 1/2.
+
+    Raises:
+      ValueError: If the length scale is a number that is not above 0.
+    """
+    return _matern12(_in_lengths(c, v, w, length_scale))
 
 
 def matern32(c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0) -> Array:
     """Computes (1 + √3 r) exp(-√3 r) with r = |x - y| / length_scale: smoothness 3/2.
 
+    Raises:
+      ValueError: If the length scale is a number that is not above 0.
+
     Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, eq. 4.17.
     """
-    return _matern32(squared_distance(c, v, w) / jnp.square(length_scale))
+    return _matern32(_in_lengths(c, v, w, length_scale))
 
 
 def matern52(c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0) -> Array:
     """Computes (1 + √5 r + 5 r² / 3) exp(-√5 r) with r = |x - y| / length_scale: smoothness 5/2.
 
+    Raises:
+      ValueError: If the length scale is a number that is not above 0.
+
     Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, eq. 4.17.
     """
-    return _matern52(squared_distance(c, v, w) / jnp.square(length_scale))
+    return _matern52(_in_lengths(c, v, w, length_scale))
 
 
 def relu(c: Array, v: Array, w: Array) -> Array:
@@ -151,7 +176,13 @@ def normalized(kernel: Kernel) -> Kernel:
 
 
 def compose(*kernels: Kernel) -> Kernel:
-    """Makes the kernel of features of features: the first is applied first."""
+    """Makes the kernel of features of features: the first is applied first.
+
+    Raises:
+      UserError: If there is no kernel.
+    """
+    if not kernels:
+        raise UserError("compose takes at least one kernel, got none")
 
     def after(inner: Kernel, outer: Kernel) -> Kernel:
         return lambda c, v, w: outer(inner(c, v, w), inner(v, v, v), inner(w, w, w))
@@ -176,8 +207,12 @@ def neural_tangent(kernel: Kernel, *, depth: int) -> Kernel:
     Returns:
       The kernel.
 
+    Raises:
+      ValueError: If the depth is below 0.
+
     Source: Jacot, Gabriel and Hongler, Neural Tangent Kernel, arXiv:1806.07572.
     """
+    check_between(0, depth=depth)
 
     def apply(c: Array, v: Array, w: Array) -> Array:
         c, v, w = jnp.broadcast_arrays(*wide(c, v, w))
@@ -241,7 +276,13 @@ def gram_blocks(kernel: Kernel, g: Blocks) -> Blocks:
 
 @full_precision
 def input_gram(x: Float[Array, "n d"]) -> Float[Array, "n n"]:
-    """Computes X Xᵀ / d, the Gram matrix of the inputs, in float32 or wider."""
+    """Computes X Xᵀ / d, the Gram matrix of the inputs, in float32 or wider.
+
+    Raises:
+      UserError: If the inputs have no coordinate.
+    """
+    if not x.shape[1]:
+        raise UserError(f"inputs have shape {x.shape}, expected at least one coordinate")
     (x,) = wide(x)
     return x @ x.T / x.shape[1]
 
@@ -251,7 +292,7 @@ def input_blocks(inducing: Float[Array, "p d"], x: Float[Array, "t d"]) -> Block
     """Computes the blocks of X Xᵀ / d for inducing inputs and other inputs.
 
     Raises:
-      ValueError: If the inputs differ in length.
+      ValueError: If the inputs differ in length or have no coordinate.
     """
     d = x.shape[1]
     if inducing.shape[1] != d:

@@ -9,7 +9,7 @@ from rml.kernels.gram_kernels import Blocks, Kernel, gram
 from rml.kernels.layers import stack_layers
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, noisy_log_density, solve_lower
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_between, check_shapes
 from rml.ops.similarity import wide
 
 
@@ -36,8 +36,12 @@ def nngp_grams(g: Float[Array, "n n"], *, kernel: Kernel, depth: int) -> Float[A
     Returns:
       One matrix a layer.
 
+    Raises:
+      ValueError: If the depth is below 0.
+
     Source: Yang et al., arXiv:2108.13097: the solution of the objective without data.
     """
+    check_between(0, depth=depth)
     grams = []
     for _ in range(depth):
         g = gram(kernel, g)
@@ -60,9 +64,10 @@ def log_marginal_likelihood(
       noise: Variance.
 
     Raises:
-      ValueError: If the targets do not fit the kernel matrix.
+      ValueError: If the targets do not fit the kernel matrix, or the noise is a number below 0.
     """
     check_shapes(kernel=(k, "p p"), y=(y, "p c"))
+    check_between(0, noise=noise)
     return noisy_log_density(y, k, noise=noise)
 
 
@@ -86,9 +91,10 @@ def gp_predict(k: Blocks, y: Float[Array, "n c"], *, noise: float | Array) -> Pr
       Mean and variance of the function at the other points; add `noise` for targets.
 
     Raises:
-      ValueError: If the targets do not fit the kernel matrix.
+      ValueError: If the targets do not fit the kernel matrix, or the noise is a number below 0.
     """
     check_shapes(kernel=(k.ii, "p p"), y=(y, "p c"))
+    check_between(0, noise=noise)
     k = Blocks(*wide(*k))
     (y,) = wide(y)
     factor = cholesky(k.ii + noise * jnp.eye(k.ii.shape[0], dtype=k.ii.dtype)).factor
@@ -102,8 +108,10 @@ def gaussian_log_likelihood(
     """Averages targets' log-density under a prediction, over points and outputs, in nats.
 
     Raises:
-      ValueError: If the targets do not have the shape of the prediction's mean.
+      ValueError: If the targets do not have the shape of the prediction's mean, or the noise is a
+        number below 0.
     """
     check_shapes(mean=(prediction.mean, "t c"), y=(y, "t c"))
+    check_between(0, noise=noise)
     variance = prediction.variance[:, None] + noise
     return -jnp.mean(jnp.log(2 * jnp.pi * variance) + (y - prediction.mean) ** 2 / variance) / 2

@@ -13,7 +13,7 @@ from rml.kernels.nngp import Prediction, remaining
 from rml.ops.pairwise import safe_sqrt
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, solve_lower
-from rml.ops.shapes import check_indices, check_shapes
+from rml.ops.shapes import check_above_0, check_indices, check_shapes
 from rml.ops.similarity import wide
 
 
@@ -75,9 +75,10 @@ def log_predictive(
     """Computes the log of the Monte Carlo mean of softmax(f) over f ~ N(mean, variance I).
 
     Raises:
-      ValueError: If there is not one variance a point.
+      ValueError: If there is not one variance a point, or the number of samples is not above 0.
     """
     check_shapes(mean=(mean, "t c"), variance=(variance, "t"))
+    check_above_0(samples=samples)
     noise = jax.random.normal(key, (samples, *mean.shape), mean.dtype)
     logits = mean + noise * safe_sqrt(variance)[:, None]
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(samples)

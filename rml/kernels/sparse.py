@@ -17,7 +17,7 @@ from rml.kernels.layers import Layer, layer_kernel, propagate, stack_layers
 from rml.kernels.nngp import Prediction
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
 from rml.ops.psd import require_finite, require_positive_definite
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_shapes
 
 LIKELIHOODS = ("gaussian", "categorical")
 
@@ -76,7 +76,14 @@ def init_sparse(
       outputs: Number of outputs, or of classes.
       learned: Whether Gram matrices are parameters; False is a sparse Gaussian process.
       noise: First variance of a Gaussian likelihood.
+
+    Raises:
+      ValueError: If there is no inducing input, the depth is below 0, or the number of outputs or
+        the noise is not above 0.
     """
+    check_shapes(inducing=(inducing, "n d"))
+    check_between(0, depth=depth)
+    check_above_0(outputs=outputs, noise=noise)
     p, dtype = inducing.shape[0], inducing.dtype
     return SparseMachine(
         inducing=inducing,

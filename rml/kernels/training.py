@@ -14,7 +14,7 @@ from rml.kernels.gram_kernels import Kernel
 from rml.kernels.nngp import gaussian_log_likelihood
 from rml.kernels.optimize import Fit, Minimum, checked, minimize
 from rml.kernels.sparse import SparseMachine, elbo, init_sparse, propagate_sparse
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_shapes
 from rml.ops.similarity import alike
 from rml.training import descend
 
@@ -66,7 +66,10 @@ def optimal_grams(
 
     Raises:
       UserError: If the objective is not finite where it starts or ends.
+      ValueError: If the depth or the noise is below 0, or the width is not above 0.
     """
+    _check_numbers(width, noise)
+    check_between(0, depth=depth)
     g, y = alike(g, y)
     numbers = (jnp.asarray(one, g.dtype) for one in (width, noise, tolerance))
     start = jnp.zeros((depth, *g.shape), g.dtype)
@@ -99,11 +102,20 @@ def optimal_grams_of_starts(
 
     Returns:
       The Gram matrices that each start ends at, and where: finite or not, converged or not.
+
+    Raises:
+      ValueError: If the noise is below 0, or the width is not above 0.
     """
+    _check_numbers(width, noise)
     starts, g, y = alike(starts, g, y)
     numbers = [jnp.asarray(one, g.dtype) for one in (width, noise, tolerance)]
     found, grams = _optima(starts, g, y, *numbers, steps, kernel=kernel)
     return grams, found
+
+
+def _check_numbers(width: float | int, noise: float) -> None:
+    check_above_0(width=width)
+    check_between(0, noise=noise)
 
 
 @partial(jax.jit, static_argnames="kernel")
@@ -143,7 +155,11 @@ def inducing_rows(
 
     Returns:
       The rows, fewer than `count` where a class has too few.
+
+    Raises:
+      ValueError: If the number of inducing points or of classes is not above 0.
     """
+    check_above_0(count=count, classes=classes)
     rng, (share, rest) = np.random.default_rng(seed), divmod(count, classes)
     sizes = [share + (c < rest) for c in range(classes)]
     drawn = [rng.permutation(np.flatnonzero(labels == c))[:size] for c, size in enumerate(sizes)]
@@ -191,13 +207,18 @@ def train_sparse(
       The trained machine.
 
     Raises:
-      ValueError: If batches have no key, or `total` is given without batches.
+      ValueError: If batches have no key, `total` is given without batches, there are fewer inputs
+        than inducing points, a number is below 0, or one other than the depth and the width is 0.
     """
+    check_between(1, len(x), inducing=inducing)
+    check_above_0(steps=steps, batch_size=batch_size)
+    check_between(0, width=width)
     if (batch_size is None) != (key is None) or (batch_size is None and total is not None):
         raise ValueError(
             f"batches need a key, and total needs batches, got batch_size {batch_size}, "
             f"total {total} and key {key}"
         )
+    first = init_sparse(x[:inducing], depth=depth, outputs=y.shape[1], learned=learned)
     count = len(x) if total is None else total
     widths = jnp.full(depth, width, x.dtype)
 
@@ -210,7 +231,6 @@ def train_sparse(
             likelihood="gaussian", normalization=normalization,
         )  # fmt: skip
 
-    first = init_sparse(x[:inducing], depth=depth, outputs=y.shape[1], learned=learned)
     items = jnp.arange(steps) if batch_size is None else jax.random.split(key, steps)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     return descend(loss, first, items, optimizer=optimizer).params

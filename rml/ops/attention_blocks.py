@@ -118,10 +118,10 @@ def blocks_of(
     """Chooses how attention of these queries to these keys is cut.
 
     Raises:
-      ValueError: If the block or an integer window is less than 1, a shape is not that of
-        `check_attention`, or `Visible.require_distances` refuses the factor or the bias.
+      ValueError: If the block or an integer window is less than 1, `check_attention` refuses a
+        shape or the scale, or `Visible.require_distances` refuses the factor or the bias.
     """
-    check_attention(query, key, value, visible)
+    check_attention(query, key, value, visible, scale)
     visible.require_distances(factor, bias)
     (h, t, k), s = query.shape[1:], key.shape[2]
     if block < 1:

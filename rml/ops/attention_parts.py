@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from rml.ops.shapes import check_between
+
 OfPlaces = Callable[[Int[Array, " t"], Int[Array, " s"]], Float[Array, "#h #t #s"]]
 """What logits are multiplied by or what is added to them, of the places of queries and of keys. It
 holds no traced arrays, and is finite where a key is hidden too."""
@@ -122,7 +124,9 @@ class Visible(NamedTuple):
         return seen if self.keys is None else seen & self.keys[:, None]
 
 
-def check_attention(query: Array, key: Array, value: Array, visible: Visible) -> None:
+def check_attention(
+    query: Array, key: Array, value: Array, visible: Visible, scale: float | None
+) -> None:
     """Compares the shapes of queries, keys and values, of which broadcasting would hide some.
 
     Args:
@@ -130,9 +134,11 @@ def check_attention(query: Array, key: Array, value: Array, visible: Visible) ->
       key: Keys, to be [b, g, s, k], where g divides h.
       value: Values, to be [b, g, s, v].
       visible: Keys that a query may see; its mask is to be [b, s].
+      scale: Factor of the logits, to be at least 0.
 
     Raises:
-      ValueError: If an array has another number of axes or lengths differ, with all shapes.
+      ValueError: If an array has another number of axes, lengths differ or one is 0, with all
+        shapes, or the scale is a number below 0.
     """
     mask = None if visible.keys is None else jnp.shape(visible.keys)
     shapes = query.shape, key.shape, value.shape
@@ -146,8 +152,14 @@ def check_attention(query: Array, key: Array, value: Array, visible: Visible) ->
             f"attention takes queries [b, h, t, k], keys [b, g, s, k] and values [b, g, s, v], got "
             f"shapes {shapes[0]}, {shapes[1]} and {shapes[2]}{masked}"
         )
+    if not all((*query.shape, *key.shape, *value.shape)):
+        raise ValueError(
+            f"attention takes axes of length 1 or more, got queries {shapes[0]}, keys {shapes[1]} "
+            f"and values {shapes[2]}"
+        )
     if h % g:
         raise ValueError(f"{g} heads of keys must divide {h} heads of queries")
+    check_between(0, scale=scale)
 
 
 def attend_part(

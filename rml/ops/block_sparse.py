@@ -39,7 +39,7 @@ def block_sparse_attention(
         one for each; a constant, or drawn within the program.
       visible: Keys of a visited block that a query may see.
       block: Queries and keys of one block. The last may be short.
-      scale: Factor of the logits; k^-1/2 by default.
+      scale: Factor of the logits, at least 0; k^-1/2 by default.
       factor: Factor of the logits, a function of places, as in `attend_in_blocks`.
       bias: Term that is added to them then, likewise.
 
@@ -48,12 +48,12 @@ def block_sparse_attention(
       sees nothing.
 
     Raises:
-      ValueError: If an integer window is less than 1, a shape is not as described, the factor or
-        the bias does not fit the heads or what is visible, the pattern does not fit the heads or
-        the number of blocks, or a constant one leaves a block of queries without any block of keys.
-        One that is drawn may.
+      ValueError: If an integer window is less than 1, a shape or the scale is not as described,
+        the factor or the bias does not fit the heads or what is visible, the pattern does not fit
+        the heads or the number of blocks, or a constant one leaves a block of queries without any
+        block of keys. One that is drawn may.
     """
-    check_attention(query, key, value, visible)
+    check_attention(query, key, value, visible, scale)
     h, t = query.shape[1:3]
     s = key.shape[2]
     wanted = (h, -(-t // block), -(-s // block))

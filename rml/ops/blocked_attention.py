@@ -42,7 +42,7 @@ def attend_in_blocks(
       key: Keys; g divides h.
       value: Values.
       visible: Keys that a query may see.
-      scale: Factor of the logits; k^-1/2 by default.
+      scale: Factor of the logits, at least 0; k^-1/2 by default.
       block: Keys of one block, and as many queries, or twice as many of a long text; fewer where
         there are fewer. The last may be short.
       factor: Factor of the logits, a function of places; computed a block at a time. Neither it nor
@@ -53,8 +53,8 @@ def attend_in_blocks(
       Output [b, h, t, v] and log-sum-exp [b, h, t], float32 or wider.
 
     Raises:
-      ValueError: If the block or an integer window is less than 1, a shape is not as described, or
-        the factor or the bias does not fit the heads or what is visible.
+      ValueError: If the block or an integer window is less than 1, a shape or the scale is not as
+        described, or the factor or the bias does not fit the heads or what is visible.
     """
     blocks = blocks_of(query, key, value, visible, scale, block, factor=factor, bias=bias)
     keys = None if visible.keys is None else jnp.asarray(visible.keys)

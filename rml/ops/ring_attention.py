@@ -43,15 +43,15 @@ def ring_attention(
       visible: Keys that a query may see; `keys` is this device's shard of [b, tokens]. It has no
         sinks and starts at place 0.
       axis_name: Mesh axis over which the tokens are sharded, or axes.
-      scale: Factor of the logits; k^-1/2 by default.
+      scale: Factor of the logits, at least 0; k^-1/2 by default.
       block: Keys of one block, see `attend_in_blocks`.
 
     Returns:
       Output and log-sum-exp of this device's queries, float32 or wider.
 
     Raises:
-      ValueError: If `visible` has sinks, a start, or an integer window less than 1, or a shape is
-        not as described.
+      ValueError: If `visible` has sinks, a start, or an integer window less than 1, or a shape or
+        the scale is not as described.
     """
     if visible.sinks or not isinstance(visible.start, int) or visible.start:
         raise ValueError(

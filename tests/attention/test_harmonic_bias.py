@@ -1,6 +1,7 @@
 """Logits that fall with distance: the definition in float64, gradients, shifts, decoding."""
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -236,9 +237,11 @@ def test_sinks_of_a_whole_text_have_their_distance():
     [
         ({"form": "sum"}, UserError, "unknown form 'sum'"),
         ({"slopes": "equal"}, UserError, "unknown slopes 'equal'"),
-        ({"strength": -1.0}, ValueError, "strength=-1.0, expected at least 0"),
+        ({"strength": -1.0}, ValueError, "strength is -1.0, expected a number at least 0"),
+        ({"strength": math.nan}, ValueError, "strength is nan, expected a number at least 0"),
+        ({"heads": 0}, ValueError, "heads is 0, expected a number above 0"),
     ],
 )
 def test_wrong_options_are_named(options, error, message):
     with pytest.raises(error, match=message):
-        distance_laws(2, **options)
+        distance_laws(**{"heads": 2, **options})

@@ -72,6 +72,23 @@ def test_a_kernel_of_matrices_that_do_not_vary_is_refused(pair, scale):
         kernels.rfa_kernel(*pair, scale=scale, biased=True)
 
 
+def test_inputs_that_do_not_fit_or_have_no_key_are_named(unchecked):
+    x, keys = jnp.ones((2, 3)), jnp.ones((2, 4, 3))
+    both = (kernels.rfa_kernel, kernels.rf_mlp_kernel)
+    for call, wrong, name in (
+        *((call, (x, keys, x[:, :2], keys[..., :2]), "other_query") for call in both),
+        *((call, (x, keys[:1], x, keys), "keys") for call in both),
+        (kernels.rfa_kernel, (x, keys[..., :1], x, keys[..., :1]), "keys"),
+        (kernels.rfa_kernel, (x, keys, x, keys[..., :1]), "other_keys"),
+        (kernels.rf_mlp_kernel, (x, keys, x, keys[:, :2]), "other_keys"),
+    ):
+        with pytest.raises(ValueError, match=rf"shapes do not fit: .*{name} \("):
+            call(*wrong)
+    for wrong, name in (((x, keys[:, :0], x, keys), "keys"), ((x, keys, x, keys[:, :0]), "other")):
+        with pytest.raises(ValueError, match=f"{name}.* is 0, expected a number above 0"):
+            kernels.rfa_kernel(*wrong)
+
+
 @pytest.mark.slow
 def test_mlp_kernel_is_the_float64_oracle():
     a, b = (draw_inputs(jax.random.key(s), n, keys=3, d=4) for s, n in ((0, 4), (1, 3)))

@@ -160,5 +160,26 @@ def test_shapes_that_broadcasting_or_padding_would_hide_are_named(unchecked, nam
         attend(name, Visible(), query[:, :3], key, value)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_holds_nothing_and_a_scale_below_0_are_named(unchecked, name):
+    query, key, value = inputs()
+    for arrays in (
+        (query[:, :, :0], key[:, :, :0], value[:, :, :0]),
+        (query, key[:, :, :0], value[:, :, :0]),
+        (query[..., :0], key[..., :0], value),
+        (query, key, value[..., :0]),
+        (query, key[:, :0], value[:, :0]),
+        (query[:0], key[:0], value[:0]),
+    ):
+        message = f"length 1 or more, got queries {arrays[0].shape}, keys {arrays[1].shape}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            attend(name, Visible(), *arrays)
+    for scale in (-0.5, np.nan):
+        with pytest.raises(ValueError, match=f"scale is {scale}, expected a number at least 0"):
+            METHODS[KINDS.get(name, name)](
+                query, key, value, rng=jax.random.key(7), scale=scale, **OPTIONS.get(name, {})
+            )
+
+
 def test_the_rooms_docstring_lists_every_method():
     assert [name for name in METHODS if f"`{name}`" not in rml.attention.__doc__] == []

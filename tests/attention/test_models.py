@@ -70,3 +70,14 @@ def test_unknown_models_are_named():
         with pytest.raises(UserError, match="unknown model 'biased_rfaa'; did you mean 'biased_rf"):
             call("biased_rfaa")
         call("biased_rfa")
+
+
+def test_parts_of_grams_that_do_not_fit_are_named():
+    inputs = draw_inputs(jax.random.key(0), 3, keys=2, d=3)
+    weights = jnp.ones((4, 4, 4))
+    for blocks in (0, 3):
+        with pytest.raises(UserError, match=f"blocks is {blocks}, expected a divisor of 4 weights"):
+            models.grams("rfa", weights, *inputs, train=1, blocks=blocks)
+    for train in (0, 4):
+        with pytest.raises(ValueError, match=f"train is {train}, expected a number between 1 and"):
+            models.grams("rfa", weights, *inputs, train=train, blocks=2)

@@ -123,6 +123,32 @@ def test_causal_needs_as_many_queries_as_keys():
         performer.performer_attention(x[:2], x, x, jnp.ones((2, D)), causal=True)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keys": jnp.ones((5, 3))}, r"keys \(5, 3\) as \[..., k, d\]"),
+        ({"values": jnp.ones((4, 2))}, r"values \(4, 2\) as \[..., k, v\]"),
+        ({"projection": jnp.ones((8, 3))}, r"projection \(8, 3\) as \[m, d\]"),
+        ({"projection": jnp.ones((0, D))}, "features is 0, expected a number above 0"),
+        ({"keys": jnp.ones((0, D)), "values": jnp.ones((0, 2))}, "keys is 0, expected a number"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(unchecked, change, message):
+    x = dict(query=jnp.ones((5, D)), keys=jnp.ones((5, D)), values=jnp.ones((5, 2)))
+    with pytest.raises(ValueError, match=message):
+        performer.performer_attention(**{**x, "projection": jnp.ones((8, D)), **change})
+
+
+def test_features_of_other_vectors_and_none_at_all_are_named(unchecked):
+    for projection in (jnp.ones((8, 3)), jnp.ones((0, D))):
+        with pytest.raises(ValueError, match=rf"projection \({len(projection)}, "):
+            performer.positive_features(jnp.ones((5, D)), projection)
+    for features, d, name in ((0, D, "features is 0"), (-1, D, "features is -1"), (4, 0, "d is 0")):
+        for orthogonal in (True, False):
+            with pytest.raises(ValueError, match=f"{name}, expected a number above 0"):
+                performer.gaussian_projection(jax.random.key(0), features, d, orthogonal=orthogonal)
+
+
 @pytest.mark.slow
 def test_what_comes_later_does_not_make_a_row_vanish():
     """Keys whose exponents differ by hundreds, against the definition in float64."""

@@ -1,3 +1,5 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rml.attention import random_feature_attention as rfa
+from rml.attention.models import draw_weights
 from rml.attention.targets import draw_inputs
 
 
@@ -93,6 +96,26 @@ def test_wrong_shapes_are_named():
         rfa.rfa_features(query, keys, jnp.ones((2, 3, 3)))
     with pytest.raises(ValueError, match="weights of 16 columns"):
         rfa.rf_mlp_features(query, keys, jnp.ones((2, 15)))
+    with pytest.raises(ValueError, match="keys is 0, expected a number above 0"):
+        rfa.rfa_features(query, keys[:, :0], jnp.ones((2, 4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (partial(rfa.rfa_weights, heads=0, d=3), "heads is 0, expected a number above 0"),
+        (partial(rfa.rfa_weights, heads=2, d=-1), "d is -1, expected a number above 0"),
+        (partial(rfa.rfa_weights, heads=2, d=3, scale=-0.5), "scale is -0.5, expected a number at"),
+        (partial(rfa.rfa_weights, heads=2, d=3, scale=np.nan), "scale is nan, expected a number"),
+        (partial(rfa.rf_mlp_weights, neurons=0, keys=2, d=3), "neurons is 0, expected a number"),
+        (partial(rfa.rf_mlp_weights, neurons=2, keys=2, d=0), "d is 0, expected a number above 0"),
+        (partial(rfa.rf_mlp_weights, neurons=2, keys=-1, d=3), "keys is -1, expected a number at"),
+        (partial(draw_weights, "rfa", count=0, keys=2, d=3, scale=0.5), "count is 0, expected"),
+    ],
+)
+def test_weights_of_nothing_are_named(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(key=jax.random.key(0))
 
 
 @pytest.fixture(scope="module")

@@ -188,3 +188,19 @@ def test_a_negative_penalty_is_named():
     ):
         with pytest.raises(UserError, match=r"regularization is .*-1.*, expected at least 0"):
             call(jnp.array([-1.0, 2.0]))
+
+
+def test_sizes_and_parts_of_nothing_are_named():
+    x, y = (jnp.asarray(a) for a in problem(5, 3))
+    gram = x @ x.T
+    for sizes in ((), (0, 2), (2, 6)):
+        with pytest.raises(UserError, match=re.escape(f"sizes are {sizes}, expected one or more")):
+            ridge.solve_prefixes(gram, y, 0.1, sizes)
+    with pytest.raises(ValueError, match="block is 0, expected a number above 0"):
+        ridge.solve_prefixes(gram, y, 0.1, (2,), block=0)
+    for rcond in (-1e-3, 1.5, np.nan):
+        with pytest.raises(ValueError, match=f"rcond is {rcond}, expected a number between 0 and"):
+            ridge.solve_min_norm(gram, y, rcond=rcond)
+    for blocks, strips, name in ((0, 8, "blocks"), (2, 0, "strips")):
+        with pytest.raises(ValueError, match=f"{name} is 0, expected a number above 0"):
+            ridge.streamed_gram(jnp.multiply, jnp.ones(blocks), x, strips=strips)

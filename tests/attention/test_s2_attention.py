@@ -140,6 +140,7 @@ def test_parts_of_keys_merge_to_the_whole():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"heads": 0}, "heads is 0, expected at least 1"),
         ({"shards": 3}, "shards is 3, expected a divisor of 4 heads"),
         ({"local": 0}, "local is 0, expected at least 1"),
         ({"dense_heads": 5}, "dense_heads is 5, expected 0 to shards=4"),

@@ -73,6 +73,32 @@ def test_functions_of_the_order_are_refused():
         targets.check_permutation_invariant(lambda q, k: k[:, 0], KEY, keys=3, d=4)
 
 
+@pytest.mark.parametrize("name", ["average_-1", "weighted_-1", "mixed_0.5_-1"])
+def test_degrees_below_0_are_named(name):
+    message = "degree is -1, expected a number at least 0"
+    with pytest.raises(ValueError, match=message):
+        targets.build_targets([name], KEY, keys=3, d=4)
+    query, keys = targets.draw_inputs(KEY, 2, keys=3, d=4)
+    for call in (
+        lambda: targets.average_harmonic(query, keys, direction=query[0], degree=-1),
+        lambda: targets.correlation_power(query, keys, degree=-1),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("weight", ["-1.5", "2.0", "nan"])
+def test_weights_that_mix_nothing_are_named(weight):
+    with pytest.raises(ValueError, match=f"weight is {weight}, expected a number between -1 and"):
+        targets.build_targets([f"mixed_{weight}_2"], KEY, keys=3, d=4)
+
+
+@pytest.mark.parametrize("wrong", ["n", "keys", "d"])
+def test_inputs_of_nothing_are_named(wrong):
+    with pytest.raises(ValueError, match=f"{wrong} is 0, expected a number above 0"):
+        targets.draw_inputs(KEY, **{"n": 2, "keys": 3, "d": 4, wrong: 0})
+
+
 @pytest.mark.parametrize(
     "name",
     ["average", "average_x", "average_3_4", "weighted_1.5", "mixed_3", "mixed_x_2", "mean_2"],

@@ -289,6 +289,26 @@ def test_matrices_and_targets_of_other_points_are_refused(unchecked, normal):
         jax.eval_shape(partial(call, noise=0.1), g, y)
 
 
+@pytest.mark.parametrize("wrong", [-0.1, np.nan])
+def test_a_noise_that_is_no_variance_and_layers_below_0_are_named(wrong):
+    g, y, layers = jnp.eye(3), jnp.ones((3, 1)), jnp.zeros((1, 3, 3))
+    prediction, given = kernels.Prediction(y, jnp.ones(3)), dict(kernel=SE, noise=wrong)
+    for call in (
+        lambda: kernels.log_marginal_likelihood(g, y, noise=wrong),
+        lambda: dkm.objective(layers + g, g, y, widths=jnp.ones(1), **given),
+        lambda: kernels.gp_predict(kernels.Blocks(g, g, jnp.ones(3)), y, noise=wrong),
+        lambda: kernels.gaussian_log_likelihood(prediction, y, noise=wrong),
+        lambda: kernels.optimal_grams(g, y, depth=1, width=5.0, **given),
+        lambda: kernels.optimal_grams_of_starts(layers[None], g, y, width=5.0, **given),
+        lambda: kernels.sample_grams(jax.random.key(0), g, y, widths=(1,), copies=2, **given),
+    ):
+        with pytest.raises(ValueError, match=f"noise is {wrong}, expected a number at least 0"):
+            call()
+    for call in (kernels.nngp_grams, partial(kernels.optimal_grams, y=y, width=5.0, noise=0.1)):
+        with pytest.raises(ValueError, match="depth is -1, expected a number at least 0"):
+            call(g, kernel=SE, depth=-1)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

@@ -59,3 +59,24 @@ def test_mistakes_are_named(normal):
     blocks = kernels.input_blocks(jnp.ones((2, 3)), jnp.ones((1, 3)))
     with pytest.raises(UserError, match="unknown normalisation 'locall'"):
         kernels.normalize_blocks(blocks, how="locall")
+
+
+@pytest.mark.parametrize(
+    "name", ["squared_exponential", "matern12", "matern32", "matern52", "rational_quadratic"]
+)
+@pytest.mark.parametrize("wrong", [0.0, -0.5, np.nan])
+def test_scales_that_are_not_above_0_are_named(name, wrong):
+    for option in ("length_scale", "alpha") if name == "rational_quadratic" else ("length_scale",):
+        with pytest.raises(ValueError, match=f"{option} is {wrong}, expected a number above 0"):
+            kernels.gram(kernels.build(name, **{option: wrong}), jnp.eye(2))
+
+
+def test_no_kernel_no_layer_and_no_coordinate_are_named(normal):
+    with pytest.raises(UserError, match="compose takes at least one kernel, got none"):
+        kernels.compose()
+    with pytest.raises(ValueError, match="depth is -1, expected a number at least 0"):
+        kernels.neural_tangent(kernels.relu, depth=-1)
+    x = jnp.asarray(normal(8, 3, 0))
+    for call in (lambda: kernels.input_gram(x), lambda: kernels.input_blocks(x, x[:2])):
+        with pytest.raises(UserError, match=r"inputs have shape \(3, 0\), expected at least one"):
+            call()

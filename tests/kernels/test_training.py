@@ -102,6 +102,63 @@ def test_options_that_contradict_one_another_are_named(normal):
             kernels.train_sparse(x, y, steps=1, **SHAPE, **wrong)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"inducing": 0}, "inducing is 0, expected a number between 1 and 12"),
+        ({"inducing": -1}, "inducing is -1, expected a number between 1 and 12"),
+        ({"inducing": 13}, "inducing is 13, expected a number between 1 and 12"),
+        ({"depth": -1}, "depth is -1, expected a number at least 0"),
+        ({"width": np.nan}, "width is nan, expected a number at least 0"),
+        ({"steps": 0}, "steps is 0, expected a number above 0"),
+        ({"batch_size": 0, "key": 0}, "batch_size is 0, expected a number above 0"),
+    ],
+)
+def test_numbers_of_no_training_are_named(normal, wrong, message):
+    x, y = map(jnp.asarray, data(normal))
+    with pytest.raises(ValueError, match=message):
+        kernels.train_sparse(x, y, **{"steps": 1, **SHAPE, **wrong})
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, np.nan])
+def test_widths_of_no_search_are_named(normal, width):
+    g, y = matrices(normal)
+    given = dict(kernel=SE, width=width, noise=0.1)
+    for call in (
+        lambda: kernels.optimal_grams(g, y, depth=1, **given),
+        lambda: kernels.optimal_grams_of_starts(jnp.zeros((2, 1, 5, 5)), g, y, **given),
+    ):
+        with pytest.raises(ValueError, match=f"width is {width}, expected a number above 0"):
+            call()
+
+
+def test_machines_and_draws_of_nothing_are_named():
+    x, images, key = jnp.ones((3, 2)), jnp.ones((2, 4, 5, 1)), jax.random.key(0)
+    machine = partial(kernels.init_sparse, x, depth=1)
+    conv = partial(kernels.init_conv, key, images[:, :3, :3], depth=1)
+    draw = partial(kernels.draw_patches, key, images, count=2, size=3)
+    rows = partial(kernels.inducing_rows, np.arange(4) % 2, seed=0)
+    for call, wrong, message in (
+        (partial(kernels.init_sparse, x[:0], depth=1, outputs=1), "", "got inducing"),
+        (partial(machine, outputs=1, depth=-1), -1, "depth is"),
+        (partial(machine, outputs=0), 0, "outputs is"),
+        (partial(machine, outputs=1, noise=0.0), 0.0, "noise is"),
+        (partial(conv, outputs=1, depth=-1), -1, "depth is"),
+        (partial(conv, outputs=0), 0, "outputs is"),
+        (partial(conv, outputs=1, amplitude=-1.0), -1.0, "amplitude is"),
+        (partial(draw, count=0), 0, "count is"),
+        (partial(draw, size=0), 0, "size is"),
+        (partial(draw, size=5), 5, "size is"),
+        (partial(rows, 0, classes=2), 0, "count is"),
+        (partial(rows, 2, classes=0), 0, "classes is"),
+        (lambda: kernels.log_predictive(key, x, x[:, 0], samples=0), 0, "samples is"),
+    ):
+        with pytest.raises(ValueError, match=f"{message} {wrong}"):
+            call()
+    with pytest.raises(ValueError, match=r"at least one, .* got \(\) and 2"):
+        kernels.sample_grams(key, x @ x.T, x, kernel=SE, widths=(), noise=0.1, copies=2)
+
+
 @pytest.mark.slow
 def test_scores_are_those_of_scipys_normal_distribution(normal):
     machine = train(*data(normal))
