@@ -239,7 +239,7 @@ def dist_loss(
 
     logs, known = _logs(student, temperature), _targets(teacher, temperature)
     examples, classes = student.shape
-    over_classes, over_examples = apart(1), examples / max(classes, 1) * apart(0)
+    over_classes, over_examples = apart(1), examples / classes * apart(0)
     return temperature**2 * (inter * over_classes + intra * over_examples)
 
 

@@ -35,7 +35,7 @@ def fitnet_loss(
       The loss of each example, in float32 or wider; 0 where the features are equal.
 
     Raises:
-      ValueError: The shapes differ.
+      ValueError: The shapes differ, or an example has no feature.
 
     Source: Romero et al., FitNets: Hints for Thin Deep Nets, arXiv:1412.6550, eq. 3.
     """
@@ -44,6 +44,10 @@ def fitnet_loss(
         raise ValueError(
             f"features of the student have shape {student.shape}, those of the teacher "
             f"{teacher.shape}, expected one shape"
+        )
+    if not math.prod(student.shape[1:]):
+        raise ValueError(
+            f"student and teacher have shape {student.shape}, expected at least one feature"
         )
     student, teacher = wide(student, jax.lax.stop_gradient(teacher))
     return jnp.mean((student - teacher) ** 2, axis=tuple(range(1, student.ndim)))
@@ -73,7 +77,7 @@ def rkd_distance(
 
     Source: Park et al., Relational Knowledge Distillation, arXiv:1904.05068, eq. 5 to 8.
     """
-    check_shapes(student=(student, "n s"), teacher=(teacher, "n t"))
+    check_shapes(student=(student, "n d"), teacher=(teacher, "n k"))
     del labels
 
     def relations(rows: Array) -> Array:
@@ -113,7 +117,7 @@ def rkd_angle(
 
     Source: Park et al., arXiv:1904.05068, eq. 9 to 11.
     """
-    check_shapes(student=(student, "n s"), teacher=(teacher, "n t"))
+    check_shapes(student=(student, "n d"), teacher=(teacher, "n k"))
     del labels
     size = student.shape[0]
     student, teacher = wide(student, jax.lax.stop_gradient(teacher))
@@ -163,7 +167,7 @@ def correlation_congruence(
     Source: Peng et al., Correlation Congruence for Knowledge Distillation, arXiv:1904.01802,
     Section 3; γ and P are those that are usual with unit rows.
     """
-    check_shapes(student=(student, "n s"), teacher=(teacher, "n t"))
+    check_shapes(student=(student, "n d"), teacher=(teacher, "n k"))
     check_above_0(gamma=gamma)
     del labels
     if order < 1:

@@ -36,7 +36,7 @@ def masked_lm(
 
     Source: Devlin et al., BERT, arXiv:1810.04805, Section 3.1.
     """
-    check_shapes(logits=(logits, "n p v"), targets=(targets, "n p"), where=(where, "n p"))
+    check_shapes(logits=(logits, "n p k"), targets=(targets, "n p"), where=(where, "n p"))
     # A target beyond the vocabulary has a loss of NaN, which the mask would not take away.
     targets = jnp.where(where, targets, 0)
     check_indices("targets", targets, logits.shape[2])

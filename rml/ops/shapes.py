@@ -16,11 +16,12 @@ def check_shapes(**arrays: tuple[Array | np.ndarray | None, str]) -> None:
     Args:
       **arrays: Arrays by name, each with the names of its axes; a number is a length, and "..."
         stands for any axes, the same in all arrays. None is an array that was not given. Axes
-        called "n" and "..." are of examples, of which there must be one.
+        called "n" and "..." are of examples, those called "d" and "k" of features and classes, of
+        which there must be one.
 
     Raises:
       ValueError: If an array has another number of axes, axes of one name differ in length, or
-        there is no example.
+        there is no example, feature or class.
       TypeError: If something is no array, such as a list.
     """
     for name, (x, _) in arrays.items():
@@ -43,8 +44,9 @@ def check_shapes(**arrays: tuple[Array | np.ndarray | None, str]) -> None:
         )
         if not fits:
             raise ValueError(f"shapes do not fit: {_seen(given)}")
-    if not all(np.prod(lengths.get(axis, 1)) for axis in ("n", "...")):
-        raise ValueError(f"expected at least one example, got {_seen(given)}")
+    for what, named in (("example", ("n", "...")), ("feature or class", ("d", "k"))):
+        if not all(np.prod(lengths.get(axis, 1)) for axis in named):
+            raise ValueError(f"expected at least one {what}, got {_seen(given)}")
 
 
 def check_indices(name: str, indices: Array, count: int) -> None:

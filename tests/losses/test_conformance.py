@@ -318,6 +318,17 @@ def test_a_batch_without_examples_is_refused(name, row):
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("name", "axis"),
+    [(name, axis) for name, row in LOSSES.items() for axis in "dk"
+     if any(axis in axes.split() for axes in row.floats)],
+)  # fmt: skip
+def test_examples_without_features_or_classes_are_refused(row, axis):
+    with pytest.raises(ValueError, match="expected at least one feature"):
+        call(row, *given(row, **{axis: 0}))
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("wrong", [0.0, -0.5, np.nan])
 def test_temperatures_and_other_scales_are_above_0(name, row, wrong):
     floats, labels, _ = given(row)
