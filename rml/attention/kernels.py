@@ -144,7 +144,7 @@ def rfa_kernel(
     Source: expectation of `rfa_features` over heads; arc-cosine kernel of Cho and Saul 2009.
     """
     check_shapes(
-        query=(query, "m d"), keys=(keys, "m k d"), other_query=(other_query, "p d"),
+        query=(query, "m d"), keys=(keys, "m s d"), other_query=(other_query, "p d"),
         other_keys=(other_keys, "p l d"),
     )  # fmt: skip
     check_above_0(scale=scale)
@@ -189,8 +189,8 @@ def rf_mlp_kernel(
     Source: expectation of `rf_mlp_features` over neurons; Cho and Saul 2009.
     """
     check_shapes(
-        query=(query, "m d"), keys=(keys, "m k d"), other_query=(other_query, "p d"),
-        other_keys=(other_keys, "p k d"),
+        query=(query, "m d"), keys=(keys, "m s d"), other_query=(other_query, "p d"),
+        other_keys=(other_keys, "p s d"),
     )  # fmt: skip
     query, keys, other_query, other_keys = wide(query, keys, other_query, other_keys)
     x, y = concatenated(query, keys), concatenated(other_query, other_keys)

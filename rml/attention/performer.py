@@ -97,11 +97,10 @@ def performer_attention(
     Source: Choromanski et al. 2021 (arXiv:2009.14794): D⁻¹ φ(Q) (φ(K)ᵀ V).
     """
     check_shapes(
-        query=(query, "... q d"), keys=(keys, "... k d"), values=(values, "... k v"),
+        query=(query, "... q d"), keys=(keys, "... s d"), values=(values, "... s v"),
         projection=(projection, "m d"),
     )  # fmt: skip
-    count, d = projection.shape
-    check_above_0(keys=keys.shape[-2], features=count, d=d)
+    check_above_0(keys=keys.shape[-2], features=len(projection))
     if causal and query.shape[-2] != keys.shape[-2]:
         raise ValueError(
             f"causal attention expects as many queries as keys, got shapes {query.shape} and "

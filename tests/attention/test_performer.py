@@ -126,8 +126,8 @@ def test_causal_needs_as_many_queries_as_keys():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keys": jnp.ones((5, 3))}, r"keys \(5, 3\) as \[..., k, d\]"),
-        ({"values": jnp.ones((4, 2))}, r"values \(4, 2\) as \[..., k, v\]"),
+        ({"keys": jnp.ones((5, 3))}, r"keys \(5, 3\) as \[..., s, d\]"),
+        ({"values": jnp.ones((4, 2))}, r"values \(4, 2\) as \[..., s, v\]"),
         ({"projection": jnp.ones((8, 3))}, r"projection \(8, 3\) as \[m, d\]"),
         ({"projection": jnp.ones((0, D))}, "features is 0, expected a number above 0"),
         ({"keys": jnp.ones((0, D)), "values": jnp.ones((0, 2))}, "keys is 0, expected a number"),
