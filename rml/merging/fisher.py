@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PyTree
 
 from rml.errors import UserError
-from rml.merging.averages import Weights, array_of_weights
+from rml.merging.averages import Weights, array_of_weights, check_integers, is_floating
 from rml.ops import trees
 
 ALL: Literal["all"] = "all"
@@ -146,7 +146,7 @@ def fisher_merge(
 
     Raises:
       UserError: `exclude` is no regular expression, all leaves match it, experts or Fishers are not
-        stacked or differ in number, or as `check_weights`.
+        stacked or differ in number, or as `check_weights` or `check_integers`.
 
     Source: Matena and Raffel, arXiv:2111.09832, equation 4; floor, `favour_first` and `normalise`
       are options of its public code (mmatena/model_merging), on by default there.
@@ -154,6 +154,7 @@ def fisher_merge(
     count = trees.check_stacked(base, "experts", experts)
     if (own := trees.check_stacked(base, "fishers", fishers)) != count:
         raise UserError(f"fishers are {own}, expected {count}: one for each expert")
+    check_integers(base, experts)
     given = jnp.full(count, 1 / count) if weights is None else array_of_weights(weights, count)
     out = _matching(base, exclude)
     scaled = given / _sizes(fishers, out) if normalise else given
@@ -185,10 +186,13 @@ def floored_share(fisher: PyTree, *, floor: ArrayLike = FLOOR) -> Float[Array, "
 
 
 def _matching(params: PyTree, exclude: str | None) -> PyTree:
-    """Whether the dotted name of each leaf matches a regular expression somewhere."""
+    """Whether a leaf has no average, or its dotted name matches a regular expression somewhere."""
     try:
         found = jax.tree_util.tree_map_with_path(
-            lambda path, _: exclude is not None and bool(re.search(exclude, trees.leaf_name(path))),
+            lambda path, leaf: (
+                not is_floating(leaf)
+                or (exclude is not None and bool(re.search(exclude, trees.leaf_name(path))))
+            ),
             params,
         )
     except re.error as error:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from rml.merging.averages import of_floats
 from rml.ops import trees
 
 DISJOINT = ("mean", "sum")
@@ -14,6 +15,7 @@ DIGIT = 1 << 15
 """Base of two digits, of which int32 holds sums where a count of entries is beyond it."""
 
 
+@of_floats
 def ties(
     base: PyTree,
     experts: PyTree,
@@ -44,7 +46,8 @@ def ties(
 
     Raises:
       ValueError: `keep` is not in (0, 1], or `disjoint` is neither.
-      UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`.
+      UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`, or as
+        `check_integers`.
 
     Source: Yadav et al., TIES-Merging, arXiv:2306.01708, Algorithm 1.
     """

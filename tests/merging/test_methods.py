@@ -349,6 +349,30 @@ def test_running_variances_that_vectors_make_negative_are_refused():
     merge("task_arithmetic", base, experts, scale=1.0, farthest=2.0)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_integers_stay_what_all_experts_have(method):
+    function, options = METHODS[method].function, dict(OPTIONS[method])
+    whole = {"steps": jnp.asarray([2**24 + 1, 7]), "used": jnp.asarray([True, False])}
+    base = as_jax(BASE) | jax.tree.map(jnp.zeros_like, whole)
+    same = as_jax(EXPERTS) | jax.tree.map(lambda leaf: jnp.stack([leaf] * N), whole)
+    if method == "fisher":
+        ones = {name: jnp.ones(same[name].shape) for name in whole}
+        options["fishers"] = options["fishers"] | ones
+    plain = function(as_jax(BASE), as_jax(EXPERTS), **OPTIONS[method])
+    found = function(base, same, **options)
+    merged = merge(method, base, same, farthest=1e9, **options)
+    for name, leaf in whole.items():
+        assert merged[name].dtype == found[name].dtype == leaf.dtype
+        np.testing.assert_array_equal(merged[name], leaf)
+        np.testing.assert_array_equal(found[name], leaf)
+    close({name: found[name] for name in BASE}, plain)
+    said = r"leaf 'steps' is of int32, which has no average, and holds 9 in experts\[1\] and 7 in"
+    apart = same | {"steps": same["steps"].at[1, 1].set(9)}
+    for call in (function, partial(merge, method)):
+        with pytest.raises(UserError, match=said):
+            call(base, apart, **options)
+
+
 def test_an_unknown_method_and_wrong_numbers_are_named():
     base, experts = as_jax(BASE), as_jax(EXPERTS)
     with pytest.raises(UserError, match="unknown method 'tie'; did you mean 'ties'"):
