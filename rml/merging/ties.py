@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rml.merging.averages import of_floats
 from rml.ops import trees
+from rml.ops.shapes import check_between
 
 DISJOINT = ("mean", "sum")
 DIGIT = 1 << 15
@@ -78,7 +79,11 @@ def trim(vectors: PyTree, *, keep: float) -> PyTree:
 
     Returns:
       Vectors of the same shapes.
+
+    Raises:
+      ValueError: `keep` is not between 0 and 1.
     """
+    check_between(0, 1, keep=keep)
     leaves = jax.tree.leaves(vectors)
     kept = max(1, round(keep * sum(own.size // own.shape[0] for own in leaves)))
     return trim_below(vectors, _magnitude_at(leaves, kept))

@@ -238,6 +238,9 @@ def test_ties_is_its_algorithm(disjoint):
     assert [sum(int((leaf[i] != 0).sum()) for leaf in jax.tree.leaves(few)) for i in range(N)] == [
         1
     ] * N
+    for wrong in (-0.1, 2.0, np.nan):
+        with pytest.raises(ValueError, match=f"keep is {wrong}, expected a number between 0 and 1"):
+            trim(as_jax(EXPERTS), keep=wrong)
     with pytest.raises(ValueError, match="keep is 0"):
         ties(as_jax(BASE), as_jax(EXPERTS), keep=0.0)
     with pytest.raises(ValueError, match="disjoint is 'max', expected one of: mean, sum"):
