@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from rml.errors import UserError
 from rml.evaluation.checks import require_finite
 from rml.fewshot.episodes import Episodes
+from rml.ops.shapes import check_shapes
 from rml.training.mesh import BATCH_AXES
 from rml.training.processes import everywhere, local_copy
 
@@ -127,7 +128,11 @@ def mean_and_interval(accuracies: Float[Array | np.ndarray, " e"]) -> tuple[floa
 
     The deviation is that of the sample (divisor e - 1); for a single episode the interval is
     infinite.
+
+    Raises:
+      ValueError: If there is no episode.
     """
+    check_shapes(accuracies=(accuracies, "n"))
     values = np.asarray(accuracies, np.float64)
     if values.size < 2:
         return float(values.mean()), float("inf")

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from rml.errors import UserError
 from rml.ops import trees
 from rml.ops.pairwise import safe_sqrt
+from rml.ops.shapes import check_above_0, check_between, check_whole
 from rml.training import Descent, check_batches, descend
 
 
@@ -47,9 +48,13 @@ def draw_parts(key: Key[Array, ""], params: PyTree, *, parts: int) -> PyTree:
       The part of each entry, in [0, K), a tree like the parameters. Sizes of parts differ by one
       entry at most.
 
+    Raises:
+      ValueError: `parts` is no whole number of at least 1.
+
     Source: Zhang et al., arXiv:2407.02880, aTLAS x K; its public code draws one split for each
       shape and leaves out what is no matrix.
     """
+    _check_number(parts)
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     keys = jax.random.split(key, len(leaves))
 
@@ -78,7 +83,11 @@ def part_coefficients(params: PyTree, count: int, *, parts: int, value: ArrayLik
 
     Returns:
       Leaves [count, layers, K] where layers are stacked, else [count, K].
+
+    Raises:
+      ValueError: `parts` is no whole number of at least 1.
     """
+    _check_number(parts)
     blocks = trees.block_coefficients(params, count, value)
     return jax.tree.map(lambda own: jnp.repeat(own[..., None], parts, axis=-1), blocks)
 
@@ -260,8 +269,8 @@ def learn_scaling(
       Coefficients as `compose` takes them, and the course of the objective.
 
     Raises:
-      ValueError: Parts or kept blocks are given and there is one coefficient a vector, or parts
-        come without their number or are more.
+      ValueError: Parts or kept blocks are given and there is one coefficient a vector, parts
+        come without their number or are more, or `clip` is not above 0.
       UserError: There is no step or no example; a leaf of vectors or parts is missing, is too many,
         or has another shape than the base's; base or vectors hold NaN or infinite values; or a
         vector is too long to be of this base. Values of traced trees are not looked at.
@@ -297,10 +306,17 @@ def learn_scaling(
 def clipped_adamw(
     learning_rate: ArrayLike | optax.Schedule, weight_decay: ArrayLike, clip: float
 ) -> optax.GradientTransformation:
-    """Builds what coefficients are learned by: AdamW on gradients of a largest norm."""
+    """Builds what coefficients are learned by: AdamW on gradients of a largest norm above 0."""
+    check_above_0(clip=clip)
     return optax.chain(
         optax.clip_by_global_norm(clip), optax.adamw(learning_rate, weight_decay=weight_decay)
     )
+
+
+def _check_number(parts: int) -> None:
+    """Raises `ValueError` unless a number of parts of a block is a whole one of at least 1."""
+    check_whole(parts=parts)
+    check_between(1, parts=parts)
 
 
 def _check_parts(base: PyTree, parts: PyTree, count: int | None) -> None:

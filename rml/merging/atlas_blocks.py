@@ -116,6 +116,7 @@ def learn_blocks(
 
     Raises:
       UserError: There is no step or no example.
+      ValueError: `clip` is not above 0.
 
     Source: Zhang et al., arXiv:2407.02880; optimiser, decay and clipping are its public code's.
     """

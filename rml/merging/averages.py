@@ -1,7 +1,9 @@
 """Merging by averages and sums: plain, weighted (isotropic), and task arithmetic."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,62 @@ Weights = Sequence[float | int] | ArrayLike
 """A weight for each expert."""
 SHOWN = 20
 """Most weights whose values a message shows."""
+Merging = TypeVar("Merging", bound=Callable[..., PyTree])
+
+
+def of_floats(method: Merging) -> Merging:
+    """Lets a method merge floating-point leaves alone; others stay what all experts have.
+
+    Args:
+      method: `method(base, experts, **options) -> params`, whose errors stay.
+
+    Returns:
+      The method, which also raises the errors of `check_integers`.
+    """
+
+    @functools.wraps(method)
+    def merged(base: PyTree, experts: PyTree, **options: Any) -> PyTree:
+        if all(map(is_floating, jax.tree.leaves(base))):
+            return method(base, experts, **options)
+        trees.check_stacked(base, "experts", experts)
+        check_integers(base, experts)
+        start, own = (
+            jax.tree.map(lambda leaf, x: x if is_floating(leaf) else None, base, tree)
+            for tree in (base, experts)
+        )
+        return jax.tree.map(
+            lambda leaf, own, x: own[0].astype(leaf.dtype) if x is None else x,
+            base, experts, method(start, own, **options),
+        )  # fmt: skip
+
+    return cast(Merging, merged)
+
+
+def is_floating(leaf: Any) -> bool:
+    """Tells whether an array is of numbers that have an average: no integers or truth values."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def check_integers(base: PyTree, experts: PyTree) -> None:
+    """Raises `UserError` for a leaf of integers or truth values in which experts differ.
+
+    Values of traced experts are not looked at.
+
+    Args:
+      base: Parameters of the common base, which give types alone.
+      experts: Parameters of n experts, stacked on a leading axis, of the base's leaves.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(base)
+    for (path, leaf), own in zip(leaves, jax.tree.leaves(experts), strict=True):
+        if is_floating(leaf) or isinstance(own, jax.core.Tracer):
+            continue
+        values = np.asarray(own).reshape(len(own), -1)
+        for i, j in np.argwhere(values != values[:1])[:1]:
+            raise UserError(
+                f"leaf {trees.leaf_name(path)!r} is of {leaf.dtype}, which has no average, and "
+                f"holds {values[i, j]} in experts[{i}] and {values[0, j]} in experts[0], expected "
+                "equal values"
+            )
 
 
 def average(base: PyTree, experts: PyTree) -> PyTree:
@@ -29,7 +87,8 @@ def average(base: PyTree, experts: PyTree) -> PyTree:
       Parameters of one model.
 
     Raises:
-      UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`.
+      UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`, or as
+        `check_integers`.
 
     Source: Wortsman et al., Model soups, arXiv:2203.05482 (the uniform soup).
     """
@@ -37,6 +96,7 @@ def average(base: PyTree, experts: PyTree) -> PyTree:
     return weighted_average(base, experts, weights=jnp.full(count, 1 / count))
 
 
+@of_floats
 def weighted_average(base: PyTree, experts: PyTree, *, weights: Weights) -> PyTree:
     """Computes Σ_i λ_i θ_i / Σ_i λ_i: Fisher merging whose Fishers are all one.
 
@@ -49,7 +109,7 @@ def weighted_average(base: PyTree, experts: PyTree, *, weights: Weights) -> PyTr
       Parameters of one model.
 
     Raises:
-      UserError: As `check_weights`, or experts are not stacked.
+      UserError: As `check_weights` or `check_integers`, or experts are not stacked.
 
     Source: Matena and Raffel, arXiv:2111.09832, Section 2 ("isotropic merging").
     """
@@ -62,6 +122,7 @@ def weighted_average(base: PyTree, experts: PyTree, *, weights: Weights) -> PyTr
     return jax.tree.map(of_leaf, base, experts)
 
 
+@of_floats
 def task_arithmetic(base: PyTree, experts: PyTree, *, scale: ArrayLike = 0.3) -> PyTree:
     """Computes θ_0 + s Σ_i (θ_i - θ_0); with s = 1/n it is the average.
 
@@ -74,7 +135,7 @@ def task_arithmetic(base: PyTree, experts: PyTree, *, scale: ArrayLike = 0.3) ->
       Parameters of one model.
 
     Raises:
-      UserError: Experts are not stacked.
+      UserError: Experts are not stacked, or as `check_integers`.
 
     Source: Ilharco et al., Editing Models with Task Arithmetic, arXiv:2212.04089.
     """

@@ -7,10 +7,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Key, PyTree
 
 from rml.errors import UserError
-from rml.merging.averages import task_arithmetic
+from rml.merging.averages import of_floats, task_arithmetic
 from rml.ops import trees
 
 
+@of_floats
 def dare(
     base: PyTree,
     experts: PyTree,
@@ -32,7 +33,8 @@ def dare(
       Parameters of one model.
 
     Raises:
-      UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`, or as `check_rate`.
+      UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`, or as `check_rate` or
+        `check_integers`.
 
     Source: Yu et al., Language Models are Super Mario, arXiv:2311.03099, Section 3.
     """

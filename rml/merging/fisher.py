@@ -10,8 +10,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PyTree
 
 from rml.errors import UserError
-from rml.merging.averages import Weights, array_of_weights
+from rml.merging.averages import Weights, array_of_weights, check_integers, is_floating
 from rml.ops import trees
+from rml.ops.shapes import check_between, check_whole
 
 ALL: Literal["all"] = "all"
 SAMPLED: Literal["sampled"] = "sampled"
@@ -50,6 +51,7 @@ def diagonal_fisher(
     Raises:
       UserError: There is no example, arrays of the batch differ in their number, "sampled" has no
         key, `classes` is none of the above, or `block` is below 1.
+      ValueError: `classes` or `block` is a number that is not whole.
 
     Source: Matena and Raffel, Merging Models with Fisher-Weighted Averaging, arXiv:2111.09832,
       equation 3; 4,096 examples in the paper's experiments.
@@ -65,6 +67,7 @@ def diagonal_fisher(
         raise UserError("classes is 'sampled' and key is not given, expected a key to draw by")
     if isinstance(classes, str) and classes not in (ALL, SAMPLED):
         raise UserError(f"classes is {classes!r}, expected 'all', 'sampled' or a number")
+    check_whole(block=block, classes=1 if isinstance(classes, str) else classes)
     if not isinstance(classes, str) and classes < 1:
         raise UserError(f"classes is {classes}, expected at least 1")
     if block < 1:
@@ -145,15 +148,18 @@ def fisher_merge(
       Parameters of one model.
 
     Raises:
+      ValueError: `floor` is below 0.
       UserError: `exclude` is no regular expression, all leaves match it, experts or Fishers are not
-        stacked or differ in number, or as `check_weights`.
+        stacked or differ in number, or as `check_weights` or `check_integers`.
 
     Source: Matena and Raffel, arXiv:2111.09832, equation 4; floor, `favour_first` and `normalise`
       are options of its public code (mmatena/model_merging), on by default there.
     """
+    check_between(0, floor=floor)
     count = trees.check_stacked(base, "experts", experts)
     if (own := trees.check_stacked(base, "fishers", fishers)) != count:
         raise UserError(f"fishers are {own}, expected {count}: one for each expert")
+    check_integers(base, experts)
     given = jnp.full(count, 1 / count) if weights is None else array_of_weights(weights, count)
     out = _matching(base, exclude)
     scaled = given / _sizes(fishers, out) if normalise else given
@@ -176,7 +182,16 @@ def fisher_merge(
 
 
 def floored_share(fisher: PyTree, *, floor: ArrayLike = FLOOR) -> Float[Array, ""]:
-    """Computes the share of entries below a floor: if large, the floor decides and no Fisher."""
+    """Computes the share of entries below a floor: if large, the floor decides and no Fisher.
+
+    Args:
+      fisher: Fisher information of one model.
+      floor: Least Fisher information, at least 0.
+
+    Raises:
+      ValueError: `floor` is below 0.
+    """
+    check_between(0, floor=floor)
     leaves = jax.tree.leaves(fisher)
     # Counts of rows are added as floats, since int32 would not hold that of a large model.
     rows = [jnp.sum(jnp.atleast_1d(trees.wide(leaf) < floor), axis=-1) for leaf in leaves]
@@ -185,10 +200,13 @@ def floored_share(fisher: PyTree, *, floor: ArrayLike = FLOOR) -> Float[Array, "
 
 
 def _matching(params: PyTree, exclude: str | None) -> PyTree:
-    """Whether the dotted name of each leaf matches a regular expression somewhere."""
+    """Whether a leaf has no average, or its dotted name matches a regular expression somewhere."""
     try:
         found = jax.tree_util.tree_map_with_path(
-            lambda path, _: exclude is not None and bool(re.search(exclude, trees.leaf_name(path))),
+            lambda path, leaf: (
+                not is_floating(leaf)
+                or (exclude is not None and bool(re.search(exclude, trees.leaf_name(path))))
+            ),
             params,
         )
     except re.error as error:

@@ -21,6 +21,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from rml.models.generate_together import Member, generate_together
+from rml.ops.shapes import check_shapes, check_whole
 from rml.ops.similarity import wide
 from rml.ops.trees import check_finite
 
@@ -80,9 +81,15 @@ def fuse_logits(
     Returns:
       Logits in float32 at least; -inf at tokens for which any of the models has it.
 
+    Raises:
+      ValueError: If the models' logits are of different vocabularies or examples, or the weights
+        are not of as many experts.
+
     Source: section 3.2 and the paper's equation for several experts.
     """
     used, _, moved = _differences(large, experts, base)
+    if alpha.shape[:1] != moved.shape[:1]:
+        raise ValueError(f"alpha has shape {alpha.shape}, expected weights of {len(moved)} experts")
     moved = jnp.einsum("t...v,t...->...v", moved, alpha.astype(moved.dtype))
     return jnp.where(used, wide(large)[0] + moved, -jnp.inf)
 
@@ -97,7 +104,11 @@ def kl_shift(log_p: Float[Array, "*b v"], log_q: Float[Array, "*b v"]) -> Shift:
 
     Returns:
       Both divergences [...], in float32 at least.
+
+    Raises:
+      ValueError: If they are of different vocabularies or examples.
     """
+    check_shapes(log_p=(log_p, "... v"), log_q=(log_q, "... v"))
     used = jnp.isfinite(log_p) & jnp.isfinite(log_q)
     log_p, log_q = (_normalised(wide(x)[0], used) for x in (log_p, log_q))
     apart = jnp.where(used, log_p - log_q, 0.0)
@@ -144,8 +155,9 @@ def choose_alpha(
       Weights [t, ...] and the loss [...].
 
     Raises:
-      ValueError: A grid is empty, there are not as many as experts, `active` is another word, or
-        "all" is to be refined.
+      ValueError: A grid is empty or endless, there are not as many as experts, `active` is another
+        word, `refine` is no whole number of at least 0, "all" is to be refined, or the models'
+        logits are of different vocabularies or examples.
 
     Source: the paper's objective and Algorithm 1, whose running minimum is set once before
     decoding begins; it has to start anew at every token. Golden sections are this library's.
@@ -153,6 +165,7 @@ def choose_alpha(
     grids = _grids(low, high, step, len(experts))
     if active not in ("one", "all", "first"):
         raise ValueError(f"active must be 'one', 'all' or 'first', got {active!r}")
+    check_whole(refine=refine)
     if refine < 0 or (refine and active == "all"):
         raise ValueError(f"refine must be at least 0, and 0 with active='all', got {refine}")
     points = (
@@ -282,7 +295,8 @@ def _grids(
     if {np.size(low), np.size(high)} - {1, count}:
         raise ValueError(f"low={low}, high={high}, expected one weight or {count}, one an expert")
     ends = np.broadcast_arrays(low, high, np.zeros(count))
-    if not (step > 0 and np.all(ends[0] <= ends[1])):
+    finite = np.isfinite([*ends[0], *ends[1], step]).all()
+    if not (finite and step > 0 and np.all(ends[0] <= ends[1])):
         raise ValueError(f"low={low}, high={high}, step={step} give no grid of weights")
     return [
         np.minimum(first + step * np.arange(math.ceil((last - first) / step - 1e-6) + 1), last)
@@ -298,6 +312,7 @@ def _together(grids: Sequence[np.ndarray]) -> np.ndarray:
 
 def _differences(large: Array, experts: Array, base: Array) -> tuple[Array, Array, Array]:
     """Tokens that all models use [..., v], the large model's log-probabilities, and M_t - M."""
+    check_shapes(large=(large, "... v"), experts=(experts, "t ... v"), base=(base, "... v"))
     large, experts, base = (wide(x)[0] for x in (large, experts, base))
     used = jnp.isfinite(large) & jnp.isfinite(base) & jnp.isfinite(experts).all(0)
     moved = jnp.where(used, experts, 0.0) - jnp.where(used, base, 0.0)

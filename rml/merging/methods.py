@@ -10,7 +10,13 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from rml.errors import UserError, unknown
-from rml.merging.averages import array_of_weights, average, task_arithmetic, weighted_average
+from rml.merging.averages import (
+    array_of_weights,
+    average,
+    check_integers,
+    task_arithmetic,
+    weighted_average,
+)
 from rml.merging.dare import check_rate, dare
 from rml.merging.fisher import fisher_merge
 from rml.merging.regmean import regmean, stacked_grams
@@ -69,9 +75,10 @@ def merge(
 
     Raises:
       UserError: The method is unknown, there is no expert, trees differ in a leaf or a shape, hold
-        NaN or infinite values, an expert is too far from the base, weights are below 0, infinite or
-        all 0, a rate of dropping is not in [0, 1), or a running variance would become negative.
-        Values of traced trees are not looked at.
+        NaN or infinite values, experts differ in a leaf of integers or truth values, an expert is
+        too far from the base, weights are below 0, infinite or all 0, a rate of dropping is not in
+        [0, 1), or a running variance would become negative. Values of traced trees are not looked
+        at.
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -86,6 +93,7 @@ def merge(
         options["weights"] = array_of_weights(options["weights"], counts["experts"])
     if "rate" in options:
         check_rate(options["rate"])
+    check_integers(base, stacked["experts"])
     limit = farthest if METHODS[method].scaled else math.inf
     trees.check_fine_tuned(base, stacked, farthest=limit)
     given = stacked.pop("experts")

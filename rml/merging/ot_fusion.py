@@ -29,6 +29,7 @@ from rml.models import WidthMap, map_width, transformer_sizes
 from rml.models.layouts import ENDS, kind_of, transformers
 from rml.ops import normalize
 from rml.ops.precision import full_precision
+from rml.ops.shapes import check_between
 from rml.ops.trees import check_leaf, check_trees, leaf_name
 
 FEATURES = ("activations", "weights")
@@ -68,7 +69,7 @@ def fuse(
       params1: Parameters of model 1, the anchor, whose width the result has.
       acts0: Activations of model 0, see `layer_activations`.
       acts1: Those of model 1, of the same inputs.
-      weight: w, the share of the anchor.
+      weight: w, the share of the anchor, from 0 to 1.
       **options: Options of `align`.
 
     Returns:
@@ -76,9 +77,11 @@ def fuse(
 
     Raises:
       UserError: As `align`.
+      ValueError: `weight` is not between 0 and 1.
 
     Source: Imfeld et al., Transformer Fusion with Optimal Transport, arXiv:2310.05719.
     """
+    check_between(0, 1, weight=weight)
     found = align(params0, params1, acts0, acts1, **options).params
     return jax.tree.map(
         lambda a, b: ((1 - jnp.asarray(weight)) * a + weight * b).astype(b.dtype), found, params1

@@ -9,7 +9,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.errors import UserError
-from rml.ops.shapes import check_indices, check_shapes
+from rml.ops.shapes import (
+    check_above_0,
+    check_between,
+    check_indices,
+    check_shapes,
+    check_whole,
+)
 from rml.ops.shares import whole_part
 from rml.ops.similarity import wide
 from rml.ops.trees import check_leaf
@@ -46,9 +52,13 @@ def trusted_examples(
 
     Raises:
       UserError: There is no example, or a probability is not finite. Traced ones are not looked at.
+      ValueError: `share` is not between 0 and 1, or `most` is no whole number of at least 1.
 
     Source: Zhang et al., arXiv:2407.02880, public code, which by an error trusts all examples.
     """
+    check_between(0, 1, share=share)
+    check_whole(most=most)
+    check_between(1, most=most)
     n, c = probabilities.shape
     if not n:
         raise UserError(f"probabilities are {[n, c]}, expected those of at least 1 example")
@@ -86,7 +96,8 @@ def ufm(
       Losses of examples, and which of them count.
 
     Raises:
-      ValueError: If shapes do not fit, or, outside `jit`, a trusted label is out of range.
+      ValueError: If shapes do not fit, the threshold is not between 0 and 1, the temperature is
+        not above 0, or, outside `jit`, a trusted label is out of range.
 
     Source: Zhang et al., arXiv:2407.02880, and its public code ("UFM"), after Sohn et al.,
       FixMatch, arXiv:2001.07685.
@@ -94,6 +105,8 @@ def ufm(
     check_shapes(
         weak=(weak, "n c"), strong=(strong, "n c"), labels=(labels, "n"), trusted=(trusted, "n")
     )
+    check_between(0, 1, threshold=threshold)
+    check_above_0(temperature=temperature)
     check_indices("labels", jnp.where(trusted, labels, 0), weak.shape[1])
     weak, strong = wide(jax.lax.stop_gradient(weak), strong)
     sharpened = jax.nn.softmax(weak / temperature)

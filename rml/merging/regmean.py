@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
 from rml.errors import UserError
-from rml.merging.averages import Weights, array_of_weights
+from rml.merging.averages import Weights, array_of_weights, of_floats
 from rml.models.conv import Conv
 from rml.models.self_attention import HeadDense
 from rml.ops import trees
@@ -94,6 +94,7 @@ def input_grams(
     }  # fmt: skip
 
 
+@of_floats
 @full_precision
 def regmean(
     base: PyTree,
@@ -130,7 +131,7 @@ def regmean(
     Raises:
       UserError: `alpha` or `ridge` is out of its range; a kernel that is not averaged has no
         matrix; a matrix has the wrong shape, or belongs to no leaf; experts are not stacked; or as
-        `check_weights`.
+        `check_weights` or `check_integers`.
 
     Source: Jin et al., arXiv:2212.09849; weights as in its public code, the ridge is ours.
     """

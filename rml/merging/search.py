@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from rml.ops.shapes import check_between, check_shapes, check_whole
+
 
 class Found(NamedTuple):
     """What a search over weights found.
@@ -29,10 +31,11 @@ def grid_weights(count: int) -> Float[Array, "k 2"]:
       count: Number of candidates, at least 2; 51 in the paper.
 
     Raises:
-      ValueError: `count` is below 2.
+      ValueError: `count` is no whole number or below 2.
 
     Source: Matena and Raffel, arXiv:2111.09832, Section 3, and its public code.
     """
+    check_whole(count=count)
     if count < 2:
         raise ValueError(f"count is {count}, expected at least 2: both ends are candidates")
     second = jnp.linspace(0.0, 1.0, count)
@@ -47,8 +50,13 @@ def dirichlet_weights(key: Key[Array, ""], *, models: int, draws: int) -> Float[
       models: Number of models.
       draws: Number of candidates.
 
+    Raises:
+      ValueError: `models` or `draws` is no whole number of at least 1.
+
     Source: Matena and Raffel, arXiv:2111.09832, public code.
     """
+    check_whole(models=models, draws=draws)
+    check_between(1, models=models, draws=draws)
     return jax.random.dirichlet(key, jnp.ones(models), (draws,))
 
 
@@ -71,7 +79,13 @@ def search_weights(
 
     Returns:
       The best candidate and all scores; one that is NaN is below all others.
+
+    Raises:
+      ValueError: There is no candidate, or `together` is no whole number of at least 1.
     """
+    check_shapes(candidates=(candidates, "n ..."))
+    check_whole(together=together)
+    check_between(1, together=together)
     scores = jax.lax.map(lambda own: evaluate(merge(own)), candidates, batch_size=together)
     at = jnp.argmax(jnp.where(jnp.isnan(scores), -jnp.inf, scores))
     return Found(candidates[at], at, scores)

@@ -7,13 +7,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from rml.merging.averages import of_floats
 from rml.ops import trees
+from rml.ops.shapes import check_between
 
 DISJOINT = ("mean", "sum")
 DIGIT = 1 << 15
 """Base of two digits, of which int32 holds sums where a count of entries is beyond it."""
 
 
+@of_floats
 def ties(
     base: PyTree,
     experts: PyTree,
@@ -44,7 +47,8 @@ def ties(
 
     Raises:
       ValueError: `keep` is not in (0, 1], or `disjoint` is neither.
-      UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`.
+      UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`, or as
+        `check_integers`.
 
     Source: Yadav et al., TIES-Merging, arXiv:2306.01708, Algorithm 1.
     """
@@ -75,7 +79,11 @@ def trim(vectors: PyTree, *, keep: float) -> PyTree:
 
     Returns:
       Vectors of the same shapes.
+
+    Raises:
+      ValueError: `keep` is not between 0 and 1.
     """
+    check_between(0, 1, keep=keep)
     leaves = jax.tree.leaves(vectors)
     kept = max(1, round(keep * sum(own.size // own.shape[0] for own in leaves)))
     return trim_below(vectors, _magnitude_at(leaves, kept))

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from rml.errors import UserError, unknown
 from rml.models import WidthMap
 from rml.ops import cosine_similarity, euclidean
+from rml.ops.shapes import check_between, check_shapes
 from rml.ops.transport import import_sinkhorn
 from rml.ops.trees import check_leaf
 
@@ -125,7 +126,7 @@ def residual_map(
     shortcut: Float[Array, "n0 n1"],
     branch: Float[Array, "n0 n1"],
     *,
-    policy: str | Array = "mean",
+    policy: str | float | Array = "mean",
     weights: tuple[Float[Array, " n1"], Float[Array, " n1"]] | None = None,
 ) -> Float[Array, "n0 n1"]:
     """Computes the map of a residual sum from those of its two parts.
@@ -146,10 +147,13 @@ def residual_map(
 
     Raises:
       UserError: The policy is unknown, lacks its weights, or is "identity" where widths differ.
+      ValueError: The maps are of other widths, or the share is a number outside of [0, 1].
 
     Source: Imfeld et al., arXiv:2310.05719; `resid_policy` of the public code, which calls
       "residual" only_resid and "branch" no_resid.
     """
+    check_shapes(shortcut=(shortcut, "n0 n1"), branch=(branch, "n0 n1"))
+    check_between(0, 1, policy=policy)
     if not isinstance(policy, str):
         return shortcut * policy + branch * (1 - policy)
     if policy not in RESIDUALS:

@@ -22,6 +22,7 @@ from rml.merging.ties import trim
 from rml.models.conv import Conv, conv2d
 from rml.models.self_attention import HeadDense
 from rml.ops import trees
+from rml.ops.shapes import check_shapes
 from rml.ops.trees import LowRank
 
 COMPRESS = ("svd", "magnitude", "drop", "none")
@@ -159,7 +160,12 @@ def twin_params(
 
     Returns:
       Parameters of the shared expert's types.
+
+    Raises:
+      ValueError: Weights are not one for each expert.
     """
+    count = jax.tree.leaves(exclusive)[0].shape[0]
+    check_shapes(weights=(weights, f"{count}"), own=(own, f"{count}"))
 
     def of_leaf(leaf: Array, part: Any) -> Array:
         return _moved(leaf, part, weights, weights if own is None else own)

@@ -76,6 +76,13 @@ def check_between(low: int | float, high: int | float = math.inf, /, **numbers: 
             raise ValueError(f"{name} is {number}, expected a number {expected}")
 
 
+def check_whole(**numbers: object) -> None:
+    """Raises `ValueError` unless numbers, by name, are whole ones, of Python or NumPy."""
+    for name, number in numbers.items():
+        if not isinstance(number, int | np.integer):
+            raise ValueError(f"{name} is {number}, expected a whole number")
+
+
 def _seen(given: dict[str, tuple[tuple[int, ...], list[str]]]) -> str:
     return ", ".join(f"{name} {x} as [{', '.join(axes)}]" for name, (x, axes) in given.items())
 

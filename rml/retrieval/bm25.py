@@ -1,6 +1,7 @@
 """BM25, the lexical search that encoders are compared with, by the package bm25s."""
 
 import logging
+import math
 import re
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rml.errors import UserError, install
+from rml.ops.shapes import check_whole
 
 # A word starts at a capital after a small letter or digit, at the last capital of several before
 # a small letter, and after an underscore: parse_HTTPHeader2Go is parse, HTTP, Header2, Go.
@@ -35,7 +37,7 @@ def bm25_search(
       queries: Texts to search for.
       k: Documents found for each query.
       split_identifiers: Take the parts of snake_case and camelCase for words.
-      k1: How slowly repeated words add up.
+      k1: How slowly repeated words add up, at least 0.
       b: How much long documents are held back, from 0 to 1.
 
     Returns:
@@ -43,8 +45,9 @@ def bm25_search(
       Among equal scores the lower document comes first.
 
     Raises:
-      UserError: If bm25s is not installed, `k` is not between 1 and the number of documents, or
-        no document has a word.
+      UserError: If bm25s is not installed, `k` is not between 1 and the number of documents, `k1`
+        or `b` is out of its range, or no document has a word.
+      ValueError: If `k` is no whole number.
 
     Source: Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond",
       section 3; Kamphuis et al. 2020, "Which BM25 Do You Mean?", for Lucene's form.
@@ -54,6 +57,9 @@ def bm25_search(
     except ImportError:
         raise UserError(f"BM25 needs bm25s: {install('retrieval')}") from None
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports every step otherwise
+    check_whole(k=k)
+    if not (0 <= k1 < math.inf and 0 <= b <= 1):
+        raise UserError(f"k1 is {k1} and b is {b}, expected at least 0 and from 0 to 1")
     if not 1 <= k <= len(documents):
         raise UserError(f"k must be between 1 and the {len(documents)} documents, got {k}")
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from rml.ops.shapes import check_between, check_shapes, check_whole
 from rml.retrieval.search import search
 
 
@@ -54,7 +55,14 @@ def known_items(
 
     Returns:
       What was found.
+
+    Raises:
+      ValueError: If there are not as many vectors as texts, or `sample` or `k` is no whole number
+        of at least 1.
     """
+    check_shapes(vectors=(vectors, f"{len(texts)} d"))
+    check_whole(sample=sample, k=k)
+    check_between(1, sample=sample, k=k)
     rows = np.sort(rng.choice(len(texts), min(sample, len(texts)), replace=False))
     split = [texts[row].split() for row in rows]
     queries = encode([" ".join(own[: words(len(own))]) for own in split])

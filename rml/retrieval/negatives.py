@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from rml.ops.shapes import check_between, check_shapes, check_whole
 from rml.retrieval.search import search
 
 
@@ -22,10 +23,14 @@ def random_negatives(
       Document numbers.
 
     Raises:
-      ValueError: If the collection has fewer than 2 documents.
+      ValueError: If the collection has fewer than 2 documents, a pair names a document that is not
+        there, or `count` is no whole number of at least 0.
     """
+    check_whole(documents=documents, count=count)
+    check_between(0, count=count)
     if documents < 2:
         raise ValueError(f"a negative needs another document, got a collection of {documents}")
+    _check_numbers("document", document, documents)
     other = rng.integers(0, documents - 1, (len(document), count))
     return other + (other >= document[:, None])
 
@@ -55,20 +60,25 @@ def hard_negatives(
 
     Raises:
       ValueError: If a pair or `own` names a query or a document that is not there, `own` is not of
-        as many queries, or a query has fewer than `count` documents beside its answers and itself,
-        or fewer whose score is finite.
+        as many queries, other shapes do not fit, `count` is no whole number of at least 0, or a
+        query has fewer than `count` documents beside its answers and itself, or fewer whose score
+        is finite.
 
     Source: Izacard et al., Unsupervised Dense Information Retrieval with Contrastive Learning,
     arXiv:2112.09118, Section 4.3; Xiong et al., arXiv:2007.00808, mine anew during training.
     """
+    check_shapes(
+        queries=(queries, "q d"), documents=(documents, "m d"), query=(query, "p"),
+        document=(document, "p"),
+    )  # fmt: skip
+    check_whole(count=count)
+    check_between(0, count=count)
     if own is not None and len(own) != len(queries):
         raise ValueError(f"own has {len(own)} documents for {len(queries)} queries")
-    for name, found, least, size in (
-        ("query", query, 0, len(queries)), ("document", document, 0, len(documents)),
-        ("own", np.array([], int) if own is None else own, -1, len(documents)),
-    ):  # fmt: skip
-        if wrong := found[(found < least) | (found >= size)].tolist():
-            raise ValueError(f"{name} has the number {wrong[0]}, expected {least} to {size - 1}")
+    _check_numbers("query", query, len(queries))
+    _check_numbers("document", document, len(documents))
+    if own is not None:
+        _check_numbers("own", own, len(documents), least=-1)
     answers = known_pairs(query, document, documents=len(documents), own=own)
     most = int(np.bincount(answers // len(documents)).max(initial=0))
     if len(documents) - most < count:
@@ -131,3 +141,9 @@ def known_pairs(
         return np.unique(answers)
     asks = np.flatnonzero(own >= 0)
     return np.union1d(answers, pair_numbers(asks, own[asks], documents=documents))
+
+
+def _check_numbers(name: str, found: Int[np.ndarray, " p"], size: int, *, least: int = 0) -> None:
+    """Raises `ValueError` unless all lie in [least, size)."""
+    if wrong := found[(found < least) | (found >= size)].tolist():
+        raise ValueError(f"{name} has the number {wrong[0]}, expected {least} to {size - 1}")

@@ -10,6 +10,7 @@ from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from rml.ops.shapes import check_whole
 from rml.ops.similarity import normalize
 from rml.ops.topk import topk
 from rml.training.mesh import BATCH_AXES, batch_sharding
@@ -96,7 +97,7 @@ def search_index(
 
     Raises:
       ValueError: If queries and rows differ in length, `k` is not between 1 and the rows of the
-        corpus, or a block is less than 1.
+        corpus, a block is less than 1, or one of these is no whole number.
     """
     rows, width = index.size, index.vectors.shape[1]
     if queries.ndim != 2 or queries.shape[1] != width:
@@ -106,10 +107,11 @@ def search_index(
         )
     if not 1 <= k <= rows:
         raise ValueError(f"k must be between 1 and the {rows} rows of the corpus, got {k}")
-    if index.metric == "cosine":
-        queries = normalize(queries)
     block = min(65536, max(8192, 512 * k)) if block is None else block
     blocks = {"block": block, "query_block": query_block}
+    check_whole(k=k, **blocks)
+    if index.metric == "cosine":
+        queries = normalize(queries)
     if index.mesh is None:
         return topk(queries, index.vectors, k=k, metric="dot", **blocks)
     return _search_shards(queries, index, k=k, **blocks)

@@ -25,6 +25,7 @@ from rml.models.llama import Llama
 from rml.models.text_encoder import TextEncoder
 from rml.ops.attention_parts import Visible
 from rml.ops.precision import full_precision
+from rml.ops.shapes import check_between, check_shapes, check_whole
 from rml.ops.similarity import normalize
 from rml.retrieval.search import search
 
@@ -76,11 +77,14 @@ def choose_temperature(
       The choice.
 
     Raises:
-      ValueError: The grid is empty, a temperature is not above 0, or the judgements do not fit.
+      ValueError: The grid is empty, a temperature is not above 0, `k` is no whole number of at
+        least 1, or the judgements do not fit.
 
     Source: arXiv:2410.24200 sets one temperature for each model and does not say how; that the
       choice is by nDCG is ours.
     """
+    check_whole(k=k)
+    check_between(1, k=k)
     if not len(grid):
         raise ValueError("grid has no temperature, expected at least one")
     _require_positive("grid", np.asarray(grid, float))
@@ -220,9 +224,10 @@ def chunked_encode(encoder: TextEncoder, size: int) -> Encode:
       of tokens of their chunk. A text of one chunk has the vector that it has uncut.
 
     Raises:
-      ValueError: If a chunk has no token, or the encoder's vectors are those of a first token that
-        only the first chunk has.
+      ValueError: If a chunk has no whole number of tokens of at least 1, or the encoder's vectors
+        are those of a first token that only the first chunk has.
     """
+    check_whole(size=size)
     if size < 1:
         raise ValueError(f"size={size} tokens of a chunk, expected at least 1")
     if encoder.pooling == "cls":
@@ -271,11 +276,12 @@ def fit_whitening(
       all embeddings are the same.
 
     Raises:
-      ValueError: There are fewer than two embeddings.
+      ValueError: There are fewer than two embeddings, or the shrinkage is not between 0 and 1.
 
     Source: Su et al., Whitening Sentence Representations, arXiv:2103.15316, equation 8; the
     shrinkage is ours.
     """
+    check_between(0, 1, shrinkage=shrinkage)
     if len(x) < 2:
         raise ValueError(f"x has shape {x.shape}, expected at least two embeddings to fit to")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -293,7 +299,16 @@ def fit_whitening(
 
 @full_precision
 def whiten(x: Float[Array, "n d"], fitted: Whitening) -> Float[Array, "n d"]:
-    """Whitens embeddings and scales them to unit length."""
+    """Whitens embeddings and scales them to unit length.
+
+    Args:
+      x: Embeddings.
+      fitted: What `fit_whitening` returned for embeddings as wide.
+
+    Raises:
+      ValueError: The widths differ.
+    """
+    check_shapes(x=(x, "m d"), center=(fitted.center, "d"))
     return normalize((x - fitted.center) @ fitted.matrix)
 
 

@@ -152,6 +152,8 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
 
 @pytest.mark.slow
 def test_bad_input_is_named(unchecked):
+    with pytest.raises(ValueError, match=r"at least one example, got accuracies \(0,\) as \[n\]"):
+        mean_and_interval(np.zeros(0))
     x, y = data()
     tasks = draw(y)
     with pytest.raises(ValueError, match="features must be finite, got 1"):

@@ -95,6 +95,23 @@ def test_parts_are_of_equal_size_and_each_layer_draws_its_own():
     assert shapes == {"w": (2, 4), "v": (2, 4), "blocks": (2, 3, 4)}
 
 
+@pytest.mark.parametrize(
+    ("parts", "expected"), [(0, "a number at least 1"), (-1, "a number at least 1"),
+                            (2.5, "a whole number")],
+)  # fmt: skip
+def test_blocks_have_a_part_at_least(unchecked, parts, expected):
+    for call in (partial(draw_parts, jax.random.key(0), BASE), partial(part_coefficients, BASE, 2)):
+        with pytest.raises(ValueError, match=f"parts is {parts}, expected {expected}"):
+            call(parts=parts)
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, np.nan])
+def test_gradients_keep_a_norm_above_0(clip):
+    given = (objective, arrays(BASE), arrays(VECTORS), jnp.asarray(TARGET, jnp.float32))
+    with pytest.raises(ValueError, match=f"clip is {clip}, expected a number above 0"):
+        learn_scaling(*given, clip=clip)
+
+
 def test_a_linearised_composition_is_right_to_first_order():
     base, vectors = arrays(BASE), arrays(VECTORS)
 

@@ -1,5 +1,6 @@
 """Fisher information and merging by it, against closed forms and NumPy in float64."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -114,6 +115,12 @@ def test_what_gives_no_fisher_is_named(batch, options, message):
         diagonal_fisher(log_probs, PARAMS, batch, **options)
 
 
+@pytest.mark.parametrize("name", ["classes", "block"])
+def test_classes_and_blocks_are_whole_numbers(unchecked, name):
+    with pytest.raises(ValueError, match=rf"{name} is 1\.5, expected a whole number"):
+        diagonal_fisher(log_probs, PARAMS, BATCH, **{name: 1.5})
+
+
 BASE = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(4)}
 EXPERTS = {"a": RNG.normal(size=(3, 2, 3)), "b": RNG.normal(size=(3, 4))}
 FISHERS = {k: np.exp(3 * RNG.normal(size=v.shape) - 6) for k, v in EXPERTS.items()}
@@ -220,6 +227,15 @@ def test_ridge_regressions_merge_to_the_one_on_all_data():
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("floor", [-1, np.nan])
+def test_a_floor_is_no_number_below_0(floor):
+    given = as_jax(BASE), as_jax(EXPERTS)
+    for call in (partial(fisher_merge, *given, fishers=as_jax(FISHERS)),
+                 partial(floored_share, given[0])):  # fmt: skip
+        with pytest.raises(ValueError, match=f"floor is {floor}, expected a number at least 0"):
+            call(floor=floor)
+
+
 def test_the_share_below_the_floor():
     tree = {"a": jnp.asarray([1e-7, 1e-5]), "b": jnp.asarray([[0.0, 1.0, 2e-6]])}
     assert float(floored_share(tree)) == pytest.approx(2 / 5)
@@ -233,6 +249,10 @@ def test_the_share_below_the_floor_is_that_of_more_entries_than_int32_counts():
         return floored_share(large)
 
     assert float(jax.jit(share)(1e-7, 1e-5)) == 3 / 4
+
+
+DRAW = partial(dirichlet_weights, jax.random.key(0), **{"models": 2, "draws": 2})
+SEARCH = partial(search_weights, lambda w: w, jnp.sum, candidates=jnp.ones((3, 2)))
 
 
 @pytest.mark.slow
@@ -255,6 +275,28 @@ def test_weights_are_searched_and_the_first_best_is_taken():
     np.testing.assert_allclose(drawn.var(0), 3 / 80, rtol=0.3)
     with pytest.raises(ValueError, match="count is 1"):
         grid_weights(1)
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "message"),
+    [
+        (grid_weights, {"count": 2.5}, r"count is 2\.5, expected a whole number"),
+        (DRAW, {"models": 0}, "models is 0, expected a number at least 1"),
+        (DRAW, {"models": 2.0}, r"models is 2\.0, expected a whole number"),
+        (DRAW, {"draws": 0}, "draws is 0, expected a number at least 1"),
+        (DRAW, {"draws": 2.0}, r"draws is 2\.0, expected a whole number"),
+        (
+            SEARCH,
+            {"candidates": jnp.ones((0, 2))},
+            r"at least one example, got candidates \(0, 2\)",
+        ),
+        (SEARCH, {"together": 0}, "together is 0, expected a number at least 1"),
+        (SEARCH, {"together": 1.5}, r"together is 1\.5, expected a whole number"),
+    ],
+)
+def test_searches_of_nothing_are_refused(unchecked, function, options, message):
+    with pytest.raises(ValueError, match=message):
+        function(**options)
 
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "fisher_merging.npz")

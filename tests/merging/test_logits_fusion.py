@@ -209,15 +209,34 @@ def test_gradients_are_finite_where_a_token_is_unused(logits):
     [
         ({"step": 0.0}, "step=0.0 give no grid"),
         ({"low": 3.0}, "low=3.0, high=2.0"),
+        ({"high": np.inf}, "high=inf, step=0.1 give no grid"),
+        ({"step": np.inf}, "step=inf give no grid"),
+        ({"refine": 2.0}, "refine is 2.0, expected a whole number"),
         ({"low": (0.0, 1.5), "high": (2.0, 1.0)}, r"high=\(2.0, 1.0\), step=0.1 give no grid"),
         ({"high": (1.0, 1.5, 2.0)}, "expected one weight or 2, one an expert"),
         ({"active": "two"}, "got 'two'"),
         ({"refine": 3, "active": "all"}, "refine must be at least 0"),
     ],
 )
-def test_wrong_options_are_named(logits, options, message):
+def test_wrong_options_are_named(unchecked, logits, options, message):
     with pytest.raises(ValueError, match=message):
         choose_alpha(*map(jnp.asarray, logits), **options)
+
+
+@pytest.mark.parametrize("at", range(3))
+@pytest.mark.parametrize("width", [1, V - 1])
+def test_logits_of_another_vocabulary_are_refused(unchecked, logits, at, width):
+    given = [jnp.asarray(x[..., :width] if at == i else x) for i, x in enumerate(logits)]
+    for call in (choose_alpha, lambda *given: fuse_logits(*given, jnp.ones((2, ROWS)))):
+        with pytest.raises(ValueError, match=r"shapes do not fit: large .* experts .* base"):
+            call(*given)
+    with pytest.raises(ValueError, match=r"log_p .*, log_q \(5, .* as \[\.\.\., v\]"):
+        kl_shift(jnp.asarray(logits[0]), jnp.asarray(logits[2][:, :width]))
+
+
+def test_weights_are_of_all_experts(logits):
+    with pytest.raises(ValueError, match=r"alpha has shape \(1, 5\), expected weights of 2 exp"):
+        fuse_logits(*map(jnp.asarray, logits), jnp.ones((1, ROWS)))
 
 
 @pytest.fixture(scope="module")

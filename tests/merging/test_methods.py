@@ -238,6 +238,9 @@ def test_ties_is_its_algorithm(disjoint):
     assert [sum(int((leaf[i] != 0).sum()) for leaf in jax.tree.leaves(few)) for i in range(N)] == [
         1
     ] * N
+    for wrong in (-0.1, 2.0, np.nan):
+        with pytest.raises(ValueError, match=f"keep is {wrong}, expected a number between 0 and 1"):
+            trim(as_jax(EXPERTS), keep=wrong)
     with pytest.raises(ValueError, match="keep is 0"):
         ties(as_jax(BASE), as_jax(EXPERTS), keep=0.0)
     with pytest.raises(ValueError, match="disjoint is 'max', expected one of: mean, sum"):
@@ -347,6 +350,30 @@ def test_running_variances_that_vectors_make_negative_are_refused():
     jax.eval_shape(partial(merge, "task_arithmetic"), base, experts)
     experts[0]["batch_stats"]["bn"]["var"] -= 3
     merge("task_arithmetic", base, experts, scale=1.0, farthest=2.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_integers_stay_what_all_experts_have(method):
+    function, options = METHODS[method].function, dict(OPTIONS[method])
+    whole = {"steps": jnp.asarray([2**24 + 1, 7]), "used": jnp.asarray([True, False])}
+    base = as_jax(BASE) | jax.tree.map(jnp.zeros_like, whole)
+    same = as_jax(EXPERTS) | jax.tree.map(lambda leaf: jnp.stack([leaf] * N), whole)
+    if method == "fisher":
+        ones = {name: jnp.ones(same[name].shape) for name in whole}
+        options["fishers"] = options["fishers"] | ones
+    plain = function(as_jax(BASE), as_jax(EXPERTS), **OPTIONS[method])
+    found = function(base, same, **options)
+    merged = merge(method, base, same, farthest=1e9, **options)
+    for name, leaf in whole.items():
+        assert merged[name].dtype == found[name].dtype == leaf.dtype
+        np.testing.assert_array_equal(merged[name], leaf)
+        np.testing.assert_array_equal(found[name], leaf)
+    close({name: found[name] for name in BASE}, plain)
+    said = r"leaf 'steps' is of int32, which has no average, and holds 9 in experts\[1\] and 7 in"
+    apart = same | {"steps": same["steps"].at[1, 1].set(9)}
+    for call in (function, partial(merge, method)):
+        with pytest.raises(UserError, match=said):
+            call(base, apart, **options)
 
 
 def test_an_unknown_method_and_wrong_numbers_are_named():

@@ -217,6 +217,22 @@ def test_maps_of_unequal_widths_read_shares_and_write_means():
     np.testing.assert_allclose(found.writes, transport / transport.sum(1, keepdims=True), rtol=1e-5)
 
 
+def test_a_share_of_a_shortcut_lies_between_0_and_1():
+    maps = jnp.eye(2), jnp.ones((2, 2))
+    np.testing.assert_array_equal(residual_map(*maps, policy=1.0), maps[0])
+    np.testing.assert_array_equal(residual_map(*maps, policy=0.0), maps[1])
+    for wrong in (-0.5, 1.5, np.nan):
+        with pytest.raises(ValueError, match=f"policy is {wrong}, expected a number between 0 and"):
+            residual_map(*maps, policy=wrong)
+        with pytest.raises(ValueError, match=f"weight is {wrong}, expected a number between 0 and"):
+            ot_fusion.fuse({}, {}, weight=wrong)
+
+
+def test_maps_of_other_widths_are_not_summed(unchecked):
+    with pytest.raises(ValueError, match=r"shortcut \(2, 2\) .* branch \(1, 2\)"):
+        residual_map(jnp.eye(2), jnp.ones((1, 2)))
+
+
 def test_policies_of_residual_sums():
     first, second = RNG.uniform(size=(2, 4, 4))
     sizes = RNG.uniform(1, 3, (2, 4))

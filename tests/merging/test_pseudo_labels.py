@@ -110,3 +110,28 @@ def test_probabilities_that_trust_nothing_are_refused():
     with pytest.raises(UserError, match="the array of probabilities holds NaN"):
         trusted_examples(broken)
     jax.eval_shape(trusted_examples, broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("share", -0.1, "a number between 0 and 1"), ("share", 5, "a number between 0 and 1"),
+        ("most", 0, "a number at least 1"), ("most", 2.0, "a whole number"),
+    ],
+)  # fmt: skip
+def test_numbers_that_trust_nothing_are_refused(unchecked, name, value, expected):
+    with pytest.raises(ValueError, match=f"{name} is {value}, expected {expected}"):
+        trusted_examples(jnp.eye(3), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("threshold", 1.5, "a number between 0 and 1"), ("temperature", 0, "a number above 0"),
+        ("temperature", -1.0, "a number above 0"),
+    ],
+)  # fmt: skip
+def test_labels_are_not_sharpened_by_what_is_no_temperature(name, value, expected):
+    views = [jnp.asarray(x, jnp.float32) for x in (WEAK, STRONG)]
+    with pytest.raises(ValueError, match=f"{name} is {value}, expected {expected}"):
+        ufm(*views, jnp.zeros(4, int), jnp.ones(4, bool), **{name: value})

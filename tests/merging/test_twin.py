@@ -157,6 +157,14 @@ def test_one_hot_weights_of_vectors_of_full_rank_give_an_expert_and_a_rank_is_it
     close(two, half)
 
 
+@pytest.mark.parametrize("names", [("weights",), ("weights", "own")])
+def test_weights_of_parameters_are_of_all_experts(unchecked, names):
+    found = modularise(BASE, EXPERTS, fraction=1.0)
+    given = dict.fromkeys(names, WEIGHTS) | {names[-1]: jnp.ones(1)}
+    with pytest.raises(ValueError, match=rf"{names[-1]} \(1,\) as \[3\]"):
+        twin_params(*found, **given)
+
+
 def test_factors_of_adapters_merged_one_by_one_have_products_of_different_experts():
     left, right = RNG.normal(size=(3, 6, 2)), RNG.normal(size=(3, 2, 4))
     factors, changes = {"left": left, "right": right}, {"kernel": left @ right}

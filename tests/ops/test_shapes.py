@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.ops.shapes import check_above_0, check_between
+from rml.ops.shapes import check_above_0, check_between, check_whole
 
 
 def test_numbers_above_0_are_taken():
@@ -23,3 +23,10 @@ def test_numbers_in_a_range_are_taken_with_its_ends():
     for wrong in (1, -2.0, np.nan):
         with pytest.raises(ValueError, match=f"^b is {wrong}, expected a number at least 2$"):
             check_between(2, a=2, b=wrong)
+
+
+def test_whole_numbers_are_taken():
+    check_whole(a=1, b=np.int32(-2), c=0)
+    for wrong in (2.0, np.float32(2), np.nan, "2", None):
+        with pytest.raises(ValueError, match=f"^b is {wrong}, expected a whole number$"):
+            check_whole(a=1, b=wrong)

@@ -70,9 +70,14 @@ def test_identifiers_are_split_only_when_asked():
     np.testing.assert_array_equal(split, 4)
 
 
-def test_errors_say_what_was_expected(monkeypatch):
+def test_errors_say_what_was_expected(monkeypatch, unchecked):
     with pytest.raises(UserError, match="k must be between 1 and the 6 documents, got 7"):
         bm25_search(DOCUMENTS, ["cat"], k=7)
+    with pytest.raises(ValueError, match=r"k is 2\.0, expected a whole number"):
+        bm25_search(DOCUMENTS, ["cat"], k=2.0)
+    for wrong in ({"k1": -0.1}, {"k1": np.nan}, {"k1": np.inf}, {"b": -0.1}, {"b": 1.1}):
+        with pytest.raises(UserError, match=r"k1 is .* and b is .*, expected at least 0 and from"):
+            bm25_search(DOCUMENTS, ["cat"], k=1, **wrong)
     with pytest.raises(UserError, match="no word in 2 documents"):
         bm25_search(["the", ""], ["cat"], k=1)
     monkeypatch.setitem(sys.modules, "bm25s", None)

@@ -1,6 +1,7 @@
 """Known-item search with vectors that say what should be found."""
 
 import numpy as np
+import pytest
 
 from rml.retrieval import known_items
 
@@ -60,3 +61,19 @@ def test_one_document_has_no_other():
                         rng=np.random.default_rng(0))  # fmt: skip
     assert found.first == 1
     np.testing.assert_array_equal(found.other, -np.inf)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sample": 0}, "sample is 0, expected a number at least 1"),
+        ({"sample": 2.0}, "sample is 2.0, expected a whole number"),
+        ({"k": -1}, "k is -1, expected a number at least 1"),
+        ({"k": 2.0}, "k is 2.0, expected a whole number"),
+        ({"vectors": np.eye(9, dtype=np.float32)}, r"vectors \(9, 9\) as \[8, d\]"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(unchecked, change, message):
+    given = {"texts": TEXTS, "vectors": AXES, "sample": 3, "rng": np.random.default_rng(0)}
+    with pytest.raises(ValueError, match=message):
+        known_items(lambda texts: AXES[: len(texts)], **given | change)

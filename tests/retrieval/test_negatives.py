@@ -22,6 +22,39 @@ def test_random_negatives_are_all_other_documents_equally_often():
         random_negatives(np.array([0]), documents=1, count=2, rng=np.random.default_rng(0))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"document": np.array([0, 3])}, "document has the number 3, expected 0 to 2"),
+        ({"document": np.array([-1])}, "document has the number -1, expected 0 to 2"),
+        ({"count": -1}, "count is -1, expected a number at least 0"),
+        ({"count": 2.0}, "count is 2.0, expected a whole number"),
+        ({"documents": 3.5}, "documents is 3.5, expected a whole number"),
+    ],
+)
+def test_draws_that_make_no_sense_are_refused(unchecked, change, message):
+    given = {"document": np.array([0, 2]), "documents": 3, "count": 2} | change
+    with pytest.raises(ValueError, match=message):
+        random_negatives(**given, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": np.array([1, 3])}, r"query \(2,\) as \[p\], document \(1,\) as \[p\]"),
+        ({"document": np.array([1, 3])}, r"query \(1,\) as \[p\], document \(2,\) as \[p\]"),
+        ({"documents": np.eye(3, dtype=np.float32)}, r"queries \(4, 4\) .* documents \(3, 3\)"),
+        ({"count": -1}, "count is -1, expected a number at least 0"),
+        ({"count": 1.0}, "count is 1.0, expected a whole number"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(unchecked, change, message):
+    x = np.eye(4, dtype=np.float32)
+    pairs = {"query": np.array([1]), "document": np.array([2])}
+    with pytest.raises(ValueError, match=message):
+        hard_negatives(**{"queries": x, "documents": x, **pairs, "count": 1} | change)
+
+
 @pytest.mark.slow
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), answers=st.integers(1, 4), count=st.integers(1, 5))

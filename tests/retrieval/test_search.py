@@ -174,6 +174,9 @@ def test_memory_is_bounded_by_the_blocks():
     [
         ({"k": 11}, "k must be between 1 and the 10 rows of the corpus, got 11"),
         ({"k": 0}, "k must be between 1 and the 10 rows of the corpus, got 0"),
+        ({"k": 2.0}, "^k is 2.0, expected a whole number"),
+        ({"block": 4.0}, "^block is 4.0, expected a whole number"),
+        ({"query_block": 2.5}, "^query_block is 2.5, expected a whole number"),
         ({"block": 0}, "^block must be at least 1, got 0"),
         ({"query_block": 0}, "query_block must be at least 1, got 0"),
         ({"metric": "l2"}, "metric must be 'dot' or 'cosine', got 'l2'"),

@@ -284,13 +284,25 @@ def test_the_chosen_temperature_ranks_answers_best():
         (lambda: temper(ENCODER, jnp.ones((2, 3))), r"shape \(2, 3\), expected \(2, 2\)"),
         (lambda: chunked_encode(TextEncoder(BERT, pooling="cls"), 4), "pooling='cls' of chunks"),
         (lambda: fit_whitening(jnp.ones((1, 4))), r"shape \(1, 4\), expected at least two"),
+        (lambda: fit_whitening(jnp.eye(4), shrinkage=3), "shrinkage is 3, expected a number bet"),
+        (lambda: fit_whitening(jnp.eye(4), shrinkage=-0.1), "shrinkage is -0.1, expected a number"),
+        (lambda: whiten(jnp.ones((2, 1)), fit_whitening(jnp.eye(4))), r"x \(2, 1\) .* center \(4,"),
         (lambda: scale_by_length(ENCODER, 1.0), r"reference=1\.0 tokens, expected more than 1"),
+        (lambda: chunked_encode(ENCODER, 4.0), "size is 4.0, expected a whole number"),
         (lambda: chunked_encode(ENCODER, 0), "size=0 tokens of a chunk"),
+        (
+            lambda: choose_temperature(None, "q", "d", ONE, (1,), k=0),
+            "k is 0, expected a number at",
+        ),
+        (
+            lambda: choose_temperature(None, "q", "d", ONE, (1,), k=1.0),
+            "k is 1.0, expected a whole",
+        ),
         (lambda: choose_temperature(vectors, "q", "d", ONE, ()), "grid has no temp"),
         (lambda: choose_temperature(vectors, "q", "d", ONE, (1, 0)), r"grid=.* above 0"),
         (lambda: choose_temperature(vectors, "qr", "d", ONE, (1,)), "judgement"),
     ],
 )
-def test_wrong_numbers_are_named(call, message):
+def test_wrong_numbers_are_named(unchecked, call, message):
     with pytest.raises(ValueError, match=message):
         call()
