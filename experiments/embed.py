@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from experiments.cpu import convolve_on_all_cores
-from experiments.interrupts import raise_interrupts
+from experiments.interrupts import INTERRUPTED, leave, raise_interrupts
 from experiments.startup import (
     LocalPath,
     Parser,
@@ -37,7 +37,6 @@ from rml.errors import UserError
 
 SPLIT = "all"
 """Split of the data that features are of where none is named."""
-INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 DATA_OF = {"images": ("folder", "images", "npz"), "texts": ("texts", "beir")}
 """By what an encoder takes, the beginnings of data sets' names that are such."""
 
@@ -259,4 +258,4 @@ if __name__ == "__main__":
     convolve_on_all_cores()
     keep_compiled()
     quiet_libraries()
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -28,6 +28,7 @@ from experiments.embed import (
     write_features,
     write_whole,
 )
+from experiments.interrupts import leave
 from experiments.startup import keep_compiled, quiet_libraries
 from experiments.systems import read_systems
 from rml.errors import UserError, install
@@ -303,4 +304,4 @@ def _missing(package: str) -> UserError:
 if __name__ == "__main__":
     keep_compiled()
     quiet_libraries()
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

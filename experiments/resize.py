@@ -16,6 +16,7 @@ from typing import Any
 
 from experiments.cpu import convolve_on_all_cores
 from experiments.embed import check_out, plain_parser, run_command, write_whole
+from experiments.interrupts import leave
 from experiments.startup import keep_compiled, quiet_libraries
 from rml.errors import UserError, local_path
 
@@ -96,4 +97,4 @@ if __name__ == "__main__":
     convolve_on_all_cores()
     keep_compiled()
     quiet_libraries()
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

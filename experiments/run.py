@@ -31,7 +31,7 @@ from ml_collections import config_flags
 
 from experiments import ranges, registry, startup
 from experiments.commit import current_commit
-from experiments.interrupts import raise_interrupts
+from experiments.interrupts import end_at_once, raise_interrupts
 from experiments.startup import fail, keep_compiled, limit_arenas, quiet_libraries
 from rml.errors import UserError, local_path
 
@@ -255,16 +255,6 @@ def end_after_a_loss(reason: str) -> NoReturn:
         file=sys.stderr, flush=True,
     )  # fmt: skip
     os._exit(1)  # the runtime would wait for the lost process and abort
-
-
-def end_at_once(code: int) -> NoReturn:
-    """Ends the process after its threads, in the place of the interpreter's own end.
-
-    That takes memory from computations that XLA is still at, and crashes.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def lacking(error: AttributeError | KeyError) -> str | None:

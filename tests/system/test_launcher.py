@@ -245,28 +245,41 @@ def test_other_programs_are_interrupted_while_they_import(tmp_path, program):
 COMPUTING = """
 import jax, jax.numpy as jnp
 from absl import app
-from experiments import run
+from experiments import embed, interrupts, run
 
-def launch(*_):
+def compute(*_):
     step = lambda i, x: jnp.tanh(x @ x)
     jax.jit(lambda x: jax.lax.fori_loop(0, 10**8, step, x))(jnp.eye(300))
     raise {stop}
 
-run.launch = launch
+"""
+RUN = """
+run.launch = compute
 app.run(run.main, ["run", "--config=configs/contrastive/simclr_digits.py"])
+"""
+CONTINUE = "interrupted; continue from the last checkpoint, if any, with:"
+TOOL = """
+interrupts.leave(embed.run_command(embed.plain_parser("resize", "Resizes."), [], compute))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stop", "code"), [("KeyboardInterrupt", 130), ("run.Terminated", 143)])
-def test_interrupted_while_xla_computes(stop, code):
+@pytest.mark.parametrize(
+    ("program", "stop", "code", "said"),
+    [
+        (RUN, "KeyboardInterrupt", 130, CONTINUE),
+        (RUN, "run.Terminated", 143, CONTINUE),
+        (TOOL, "KeyboardInterrupt", 130, "interrupted; nothing was written"),
+    ],
+)
+def test_interrupted_while_xla_computes(program, stop, code, said):
     """The interpreter's own end waits for the computation, or crashes for what it has taken."""
     result = subprocess.run(
-        [sys.executable, "-c", COMPUTING.format(stop=stop)], cwd=ROOT, timeout=60, text=True,
-        capture_output=True, check=False,
+        [sys.executable, "-c", COMPUTING.format(stop=stop) + program], cwd=ROOT, timeout=60,
+        text=True, capture_output=True, check=False,
     )  # fmt: skip
     assert result.returncode == code, result.stderr
-    assert result.stdout.startswith("interrupted; continue from the last checkpoint, if any, with:")
+    assert result.stdout.startswith(said)
 
 
 @pytest.mark.slow
