@@ -9,7 +9,7 @@ descriptions are pretrained on; synopses are the queries of unseen source packag
 Width and Contriever's rate are those of `contriever_pydocs_random`, where test queries of
 docstrings were seen.
 
-Result: results/contriever, 26 min 17 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/contriever, 32 min 49 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
