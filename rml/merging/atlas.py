@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from rml.errors import UserError
 from rml.ops import trees
 from rml.ops.pairwise import safe_sqrt
-from rml.ops.shapes import check_above_0, check_between, check_whole
+from rml.ops.shapes import check_above_0, check_count
 from rml.training import Descent, check_batches, descend
 
 
@@ -54,7 +54,7 @@ def draw_parts(key: Key[Array, ""], params: PyTree, *, parts: int) -> PyTree:
     Source: Zhang et al., arXiv:2407.02880, aTLAS x K; its public code draws one split for each
       shape and leaves out what is no matrix.
     """
-    _check_number(parts)
+    check_count(1, parts=parts)
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     keys = jax.random.split(key, len(leaves))
 
@@ -87,7 +87,7 @@ def part_coefficients(params: PyTree, count: int, *, parts: int, value: ArrayLik
     Raises:
       ValueError: `parts` is no whole number of at least 1.
     """
-    _check_number(parts)
+    check_count(1, parts=parts)
     blocks = trees.block_coefficients(params, count, value)
     return jax.tree.map(lambda own: jnp.repeat(own[..., None], parts, axis=-1), blocks)
 
@@ -311,12 +311,6 @@ def clipped_adamw(
     return optax.chain(
         optax.clip_by_global_norm(clip), optax.adamw(learning_rate, weight_decay=weight_decay)
     )
-
-
-def _check_number(parts: int) -> None:
-    """Raises `ValueError` unless a number of parts of a block is a whole one of at least 1."""
-    check_whole(parts=parts)
-    check_between(1, parts=parts)
 
 
 def _check_parts(base: PyTree, parts: PyTree, count: int | None) -> None:

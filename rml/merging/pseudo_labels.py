@@ -12,9 +12,9 @@ from rml.errors import UserError
 from rml.ops.shapes import (
     check_above_0,
     check_between,
+    check_count,
     check_indices,
     check_shapes,
-    check_whole,
 )
 from rml.ops.shares import whole_part
 from rml.ops.similarity import wide
@@ -57,8 +57,7 @@ def trusted_examples(
     Source: Zhang et al., arXiv:2407.02880, public code, which by an error trusts all examples.
     """
     check_between(0, 1, share=share)
-    check_whole(most=most)
-    check_between(1, most=most)
+    check_count(1, most=most)
     n, c = probabilities.shape
     if not n:
         raise UserError(f"probabilities are {[n, c]}, expected those of at least 1 example")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from rml.ops.shapes import check_between, check_shapes, check_whole
+from rml.ops.shapes import check_count, check_shapes, check_whole
 
 
 class Found(NamedTuple):
@@ -55,8 +55,7 @@ def dirichlet_weights(key: Key[Array, ""], *, models: int, draws: int) -> Float[
 
     Source: Matena and Raffel, arXiv:2111.09832, public code.
     """
-    check_whole(models=models, draws=draws)
-    check_between(1, models=models, draws=draws)
+    check_count(1, models=models, draws=draws)
     return jax.random.dirichlet(key, jnp.ones(models), (draws,))
 
 
@@ -84,8 +83,7 @@ def search_weights(
       ValueError: There is no candidate, or `together` is no whole number of at least 1.
     """
     check_shapes(candidates=(candidates, "n ..."))
-    check_whole(together=together)
-    check_between(1, together=together)
+    check_count(1, together=together)
     scores = jax.lax.map(lambda own: evaluate(merge(own)), candidates, batch_size=together)
     at = jnp.argmax(jnp.where(jnp.isnan(scores), -jnp.inf, scores))
     return Found(candidates[at], at, scores)

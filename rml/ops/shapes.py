@@ -83,6 +83,12 @@ def check_whole(**numbers: object) -> None:
             raise ValueError(f"{name} is {number}, expected a whole number")
 
 
+def check_count(low: int, /, **numbers: object) -> None:
+    """Raises `ValueError` unless numbers, by name, are whole ones of at least `low`."""
+    check_whole(**numbers)
+    check_between(low, **numbers)
+
+
 def _seen(given: dict[str, tuple[tuple[int, ...], list[str]]]) -> str:
     return ", ".join(f"{name} {x} as [{', '.join(axes)}]" for name, (x, axes) in given.items())
 

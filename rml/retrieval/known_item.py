@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from rml.ops.shapes import check_between, check_shapes, check_whole
+from rml.ops.shapes import check_count, check_shapes
 from rml.retrieval.search import search
 
 
@@ -61,8 +61,7 @@ def known_items(
         of at least 1.
     """
     check_shapes(vectors=(vectors, f"{len(texts)} d"))
-    check_whole(sample=sample, k=k)
-    check_between(1, sample=sample, k=k)
+    check_count(1, sample=sample, k=k)
     rows = np.sort(rng.choice(len(texts), min(sample, len(texts)), replace=False))
     split = [texts[row].split() for row in rows]
     queries = encode([" ".join(own[: words(len(own))]) for own in split])

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from rml.ops.shapes import check_between, check_shapes, check_whole
+from rml.ops.shapes import check_count, check_shapes, check_whole
 from rml.retrieval.search import search
 
 
@@ -26,8 +26,8 @@ def random_negatives(
       ValueError: If the collection has fewer than 2 documents, a pair names a document that is not
         there, or `count` is no whole number of at least 0.
     """
-    check_whole(documents=documents, count=count)
-    check_between(0, count=count)
+    check_whole(documents=documents)
+    check_count(0, count=count)
     if documents < 2:
         raise ValueError(f"a negative needs another document, got a collection of {documents}")
     _check_numbers("document", document, documents)
@@ -71,8 +71,7 @@ def hard_negatives(
         queries=(queries, "q d"), documents=(documents, "m d"), query=(query, "p"),
         document=(document, "p"),
     )  # fmt: skip
-    check_whole(count=count)
-    check_between(0, count=count)
+    check_count(0, count=count)
     if own is not None and len(own) != len(queries):
         raise ValueError(f"own has {len(own)} documents for {len(queries)} queries")
     _check_numbers("query", query, len(queries))

@@ -25,7 +25,7 @@ from rml.models.llama import Llama
 from rml.models.text_encoder import TextEncoder
 from rml.ops.attention_parts import Visible
 from rml.ops.precision import full_precision
-from rml.ops.shapes import check_between, check_shapes, check_whole
+from rml.ops.shapes import check_between, check_count, check_shapes, check_whole
 from rml.ops.similarity import normalize
 from rml.retrieval.search import search
 
@@ -83,8 +83,7 @@ def choose_temperature(
     Source: arXiv:2410.24200 sets one temperature for each model and does not say how; that the
       choice is by nDCG is ours.
     """
-    check_whole(k=k)
-    check_between(1, k=k)
+    check_count(1, k=k)
     if not len(grid):
         raise ValueError("grid has no temperature, expected at least one")
     _require_positive("grid", np.asarray(grid, float))

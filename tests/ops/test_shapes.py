@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.ops.shapes import check_above_0, check_between, check_whole
+from rml.ops.shapes import check_above_0, check_between, check_count, check_whole
 
 
 def test_numbers_above_0_are_taken():
@@ -30,3 +30,13 @@ def test_whole_numbers_are_taken():
     for wrong in (2.0, np.float32(2), np.nan, "2", None):
         with pytest.raises(ValueError, match=f"^b is {wrong}, expected a whole number$"):
             check_whole(a=1, b=wrong)
+
+
+def test_counts_are_whole_and_no_fewer():
+    check_count(0, a=0, b=np.int64(3))
+    check_count(2, a=2)
+    with pytest.raises(ValueError, match=r"^b is 2\.0, expected a whole number$"):
+        check_count(1, a=1, b=2.0)
+    for low, wrong in ((0, -1), (2, 1)):
+        with pytest.raises(ValueError, match=f"^b is {wrong}, expected a number at least {low}$"):
+            check_count(low, a=low, b=wrong)
