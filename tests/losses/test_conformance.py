@@ -354,6 +354,19 @@ def test_weights_are_not_below_0(row, own, wrong):
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("clip_loss", "log_scale"), ("siglip_loss", "log_scale"), ("siglip_loss", "bias"),
+     ("triplet_loss", "margin")],
+)  # fmt: skip
+def test_numbers_of_either_sign_are_finite(row, own, wrong):
+    floats, labels, _ = given(row)
+    with pytest.raises(ValueError, match=f"^{own} is {wrong}, expected a finite number$"):
+        call(row, floats, labels, {**row.numbers, own: wrong})
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_a_list_is_no_array():
     rows = [[1.0, 0.0], [0.0, 1.0]]
     for loss, arrays in (

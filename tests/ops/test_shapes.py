@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.ops.shapes import check_above_0, check_between, check_whole
+from rml.ops.shapes import check_above_0, check_between, check_finite, check_whole
 
 
 def test_numbers_above_0_are_taken():
@@ -30,3 +30,10 @@ def test_whole_numbers_are_taken():
     for wrong in (2.0, np.float32(2), np.nan, "2", None):
         with pytest.raises(ValueError, match=f"^b is {wrong}, expected a whole number$"):
             check_whole(a=1, b=wrong)
+
+
+def test_finite_numbers_are_taken():
+    check_finite(a=-1, b=0.0, c=np.float32(1e30), d=jnp.full(2, jnp.nan), e=None)
+    for wrong in (np.nan, np.inf, -np.inf, np.float32(np.nan)):
+        with pytest.raises(ValueError, match=f"^b is {wrong}, expected a finite number$"):
+            check_finite(a=1, b=wrong)
