@@ -45,7 +45,7 @@ A loss that is a mean over examples or anchors takes `reduction="none"` for the 
 `barlow_twins` and `vicreg` are statistics of a whole batch, and `triplet_loss` is a mean over the
 triplets that are mined in it: they have no value of an example.
 Losses of distillation and preference give the values of each always. All raise `ValueError` where
-a temperature is a number and not above 0; one in an array is not looked at.
+a temperature is not above 0 or a weight is below 0; one in an array is not looked at.
 """
 
 from rml.losses.barlow_twins import barlow_twins

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.ops import full_precision
-from rml.ops.shapes import check_above_0, check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_shapes
 
 ROUNDINGS = 8  # units in the last place by which a mean of equal numbers may be off
 
@@ -26,7 +26,7 @@ def barlow_twins(
     Args:
       a: First views, not normalised; at least two rows.
       b: Second views.
-      redundancy: Weight of the off-diagonal terms, the paper's λ.
+      redundancy: Weight of the off-diagonal terms, the paper's λ, at least 0.
       eps: Variance below which a dimension counts as this wide, above 0. One that is constant, up
         to the rounding of its mean, correlates with nothing.
 
@@ -34,14 +34,15 @@ def barlow_twins(
       The loss.
 
     Raises:
-      ValueError: If shapes do not fit, there is but one row, which has no correlation, or `eps` is
-        not above 0.
+      ValueError: If shapes do not fit, there is but one row, which has no correlation, `eps` is not
+        above 0, or `redundancy` is below 0.
 
     Source: Zbontar et al. 2021, Barlow Twins: Self-Supervised Learning via Redundancy Reduction,
     eq. 1 and 2.
     """
     check_shapes(a=(a, "n d"), b=(b, "n d"))
     check_above_0(eps=eps)
+    check_between(0, redundancy=redundancy)
     n = a.shape[0]
     if n < 2:
         raise ValueError(f"barlow_twins needs at least two rows for a correlation, got {n}.")

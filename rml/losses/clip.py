@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from rml.losses.reduction import check_reduction, reduced
 from rml.ops.ring import ring_values
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_finite, check_shapes
 from rml.ops.similarity import normalize
 from rml.ops.streaming import row_and_column_values
 
@@ -40,13 +40,14 @@ def clip_loss(
       The loss.
 
     Raises:
-      ValueError: If shapes do not fit, or `reduction` is unknown.
+      ValueError: If shapes do not fit, `reduction` is unknown, or `log_scale` is not finite.
 
     Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language
     Supervision, figure 3 and section 2.5.
     """
     check_shapes(images=(images, "n d"), texts=(texts, "n d"))
     check_reduction(reduction)
+    check_finite(log_scale=log_scale)
     images = normalize(images) * jnp.exp(log_scale)
     texts = normalize(texts)
     positive = jnp.sum(images * texts, axis=-1)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rml.losses.cross_entropy import sum_of_products
-from rml.ops.shapes import check_above_0, check_indices, check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_indices, check_shapes
 from rml.ops.similarity import normalize, wide
 
 _HOT = 32.0  # above it divergences are computed from differences of logits where these are small
@@ -146,16 +146,16 @@ def dkd_loss(
       student: The student's logits, of two classes or more.
       teacher: The teacher's logits; no gradient flows into them.
       labels: Classes in [0, k).
-      target_weight: Weight α of the label's part.
-      others_weight: Weight β of the part of the other classes.
+      target_weight: Weight α of the label's part, at least 0.
+      others_weight: Weight β of the part of the other classes, at least 0.
       temperature: Temperature τ of all, above 0. A traced one of hundreds costs digits.
 
     Returns:
       The loss of each example, in float32 or wider; 0 where the distributions are equal.
 
     Raises:
-      ValueError: If shapes do not fit, there are fewer than two classes or, outside `jit`, a label
-        is out of range.
+      ValueError: If shapes do not fit, there are fewer than two classes, a weight is below 0 or,
+        outside `jit`, a label is out of range.
 
     Source: Zhao et al., Decoupled Knowledge Distillation, arXiv:2203.08679, eq. 7.
     """
@@ -163,6 +163,7 @@ def dkd_loss(
     if student.shape[1] < 2:
         raise ValueError(f"dkd_loss needs at least 2 classes, got logits of shape {student.shape}")
     check_indices("labels", labels, student.shape[1])
+    check_between(0, target_weight=target_weight, others_weight=others_weight)
     own = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
 
     def parts(logits: Array) -> tuple[Array, Array]:
@@ -215,8 +216,8 @@ def dist_loss(
       student: The student's logits.
       teacher: The teacher's logits; no gradient flows into them.
       labels: Accepted for uniformity; they are not read.
-      inter: Weight β of the correlation over classes.
-      intra: Weight γ of the correlation over examples.
+      inter: Weight β of the correlation over classes, at least 0.
+      intra: Weight γ of the correlation over examples, at least 0.
       temperature: Temperature τ of both, above 0.
 
     Returns:
@@ -225,12 +226,13 @@ def dist_loss(
       where the other one varies.
 
     Raises:
-      ValueError: If shapes do not fit.
+      ValueError: If shapes do not fit, or a weight is below 0.
 
     Source: Huang et al., Knowledge Distillation from A Stronger Teacher, arXiv:2205.10536,
     Section 3; the factor τ² is that of its public code.
     """
     check_shapes(student=(student, "n k"), teacher=(teacher, "n k"))
+    check_between(0, inter=inter, intra=intra)
     del labels
 
     def apart(axis: int) -> Array:

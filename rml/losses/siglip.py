@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from rml.losses.reduction import check_reduction
 from rml.ops.ring import ring_values
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_finite, check_shapes
 from rml.ops.similarity import normalize
 from rml.ops.streaming import row_values, weighted_sum
 
@@ -38,13 +38,15 @@ def siglip_loss(
       The loss.
 
     Raises:
-      ValueError: If shapes do not fit, or `reduction` is unknown.
+      ValueError: If shapes do not fit, `reduction` is unknown, or `log_scale` or `bias` is not
+        finite.
 
     Source: Zhai et al. 2023, Sigmoid Loss for Language Image Pre-Training, algorithm 1; in eq. 1
     the bias has the opposite sign.
     """
     check_shapes(images=(images, "n d"), texts=(texts, "n d"))
     check_reduction(reduction)
+    check_finite(log_scale=log_scale, bias=bias)
     n = images.shape[0]
     images = normalize(images) * jnp.exp(log_scale)
     texts = normalize(texts)

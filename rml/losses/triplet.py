@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.ops.pairwise import safe_sqrt, squared_euclidean
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_finite, check_shapes
 from rml.ops.similarity import wide
 
 ROUNDINGS = 16  # units in the last place by which equal squared distances may differ
@@ -98,12 +98,13 @@ def triplet_loss(
       The loss; zero if the batch has no triplet.
 
     Raises:
-      ValueError: If shapes do not fit, or `mining` is unknown.
+      ValueError: If shapes do not fit, `margin` is not finite, or `mining` is unknown.
 
     Source: Schroff et al. 2015, FaceNet, section 3.2 (semi-hard); Hermans et al. 2017, In Defense
     of the Triplet Loss, eq. 5 (hard) and 6 (all), and section 2 for active.
     """
     check_shapes(features=(features, "n d"), labels=(labels, "n"))
+    check_finite(margin=margin)
     same: Bool[Array, "n n"] = labels[:, None] == labels[None, :]
     positive, negative = same & ~jnp.eye(labels.shape[0], dtype=bool), ~same
     (z,) = wide(features)

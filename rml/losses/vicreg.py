@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.ops import full_precision
-from rml.ops.shapes import check_above_0, check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_shapes
 
 
 @full_precision
@@ -23,7 +23,7 @@ def vicreg(
     The invariance term is the mean over rows and dimensions, as in the paper's algorithm 1, for
     which the default weights were chosen. It is a loss of the batch: no example has a value of its
     own. The authors' code, and lightly, halve the variance term, which the paper's eq. 6 does not:
-    `variance=12.5` here is their 25.
+    `variance=12.5` here is their 25. Weights are at least 0.
 
     Args:
       a: First views, not normalised; at least two rows.
@@ -38,13 +38,14 @@ def vicreg(
       The loss.
 
     Raises:
-      ValueError: If shapes do not fit, there is but one row, which has no variance, or `eps` is not
-        above 0.
+      ValueError: If shapes do not fit, there is but one row, which has no variance, `eps` is not
+        above 0, or a weight is below 0.
 
     Source: Bardes et al. 2022, VICReg, eq. 1 to 6 and algorithm 1.
     """
     check_shapes(a=(a, "n d"), b=(b, "n d"))
     check_above_0(eps=eps)
+    check_between(0, invariance=invariance, variance=variance, covariance=covariance)
     n, d = a.shape
     if n < 2:
         raise ValueError(f"vicreg needs at least two rows for a variance, got {n}.")

@@ -76,6 +76,13 @@ def check_between(low: int | float, high: int | float = math.inf, /, **numbers: 
             raise ValueError(f"{name} is {number}, expected a number {expected}")
 
 
+def check_finite(**numbers: object) -> None:
+    """Raises `ValueError` unless numbers, by name, are finite; arrays are not looked at."""
+    for name, number in numbers.items():
+        if isinstance(number, int | float | np.number) and not np.isfinite(number):
+            raise ValueError(f"{name} is {number}, expected a finite number")
+
+
 def check_whole(**numbers: object) -> None:
     """Raises `ValueError` unless numbers, by name, are whole ones, of Python or NumPy."""
     for name, number in numbers.items():

@@ -338,6 +338,34 @@ def test_temperatures_and_other_scales_are_above_0(name, row, wrong):
                 call(row, floats, labels, {**row.numbers, own: wrong})
 
 
+WEIGHTS = {
+    "barlow_twins": ("redundancy",), "vicreg": ("invariance", "variance", "covariance"),
+    "dkd_loss": ("target_weight", "others_weight"), "dist_loss": ("inter", "intra"),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", [-0.5, np.nan])
+@pytest.mark.parametrize(("name", "own"), [(name, x) for name in WEIGHTS for x in WEIGHTS[name]])
+def test_weights_are_not_below_0(row, own, wrong):
+    floats, labels, _ = given(row)
+    with pytest.raises(ValueError, match=f"^{own} is {wrong}, expected a number at least 0$"):
+        call(row, floats, labels, {**row.numbers, own: wrong})
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("clip_loss", "log_scale"), ("siglip_loss", "log_scale"), ("siglip_loss", "bias"),
+     ("triplet_loss", "margin")],
+)  # fmt: skip
+def test_numbers_of_either_sign_are_finite(row, own, wrong):
+    floats, labels, _ = given(row)
+    with pytest.raises(ValueError, match=f"^{own} is {wrong}, expected a finite number$"):
+        call(row, floats, labels, {**row.numbers, own: wrong})
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_a_list_is_no_array():
     rows = [[1.0, 0.0], [0.0, 1.0]]

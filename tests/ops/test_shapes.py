@@ -4,7 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.ops.shapes import check_above_0, check_between, check_count, check_whole
+from rml.ops.shapes import (
+    check_above_0,
+    check_between,
+    check_count,
+    check_finite,
+    check_whole,
+)
 
 
 def test_numbers_above_0_are_taken():
@@ -40,3 +46,10 @@ def test_counts_are_whole_and_no_fewer():
     for low, wrong in ((0, -1), (2, 1)):
         with pytest.raises(ValueError, match=f"^b is {wrong}, expected a number at least {low}$"):
             check_count(low, a=low, b=wrong)
+
+
+def test_finite_numbers_are_taken():
+    check_finite(a=-1, b=0.0, c=np.float32(1e30), d=jnp.full(2, jnp.nan), e=None)
+    for wrong in (np.nan, np.inf, -np.inf, np.float32(np.nan)):
+        with pytest.raises(ValueError, match=f"^b is {wrong}, expected a finite number$"):
+            check_finite(a=1, b=wrong)
