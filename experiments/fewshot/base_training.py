@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments.common import figures, pretraining
 from experiments.common.claims import STRANGERS
+from experiments.common.class_parts import image_parts
 from experiments.common.encoders import build_encoder, image_encoder
 from experiments.common.evaluators import pixels
 from experiments.common.images import augmentation, warn_of_oddities
@@ -54,7 +55,7 @@ def build_model(config: Any) -> Any:
 
 def task(config: Any) -> Task:
     """The training problem of a config."""
-    parts = cache(lambda: common.image_parts(config))  # a task is made without opening data
+    parts = cache(lambda: image_parts(config))  # a task is made without opening data
     return classification(
         config,
         build_model(config),
@@ -85,7 +86,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     common.check_shots(config)
     wanted = common.settings(config)
     first = Setting(config.episodes.ways[0], 1, config.episodes.queries)
-    parts, problem = common.image_parts(config), task(config)
+    parts, problem = image_parts(config), task(config)
     common.check_classes({"novel": parts["novel"].labels}, wanted)
     warn_of_oddities(parts["base"], parts["held_out"])
     trained = train(config, run)

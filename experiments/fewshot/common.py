@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.common.claims import with_bounds
+from experiments.common.class_parts import num_classes
 from experiments.common.evaluators import Labelled, encode
-from experiments.common.images import open_images
 from experiments.common.selection import at_edge
 from rml import data, fewshot
-from rml.data.classes import PARTS, SAME, open_parts
+from rml.data.classes import PARTS
 from rml.errors import UserError, unknown
 from rml.fewshot import Choice, Episodes, Search, Setting
 from rml.fewshot.preprocess import KINDS, shift_queries
@@ -33,35 +33,6 @@ SHIFTED = "shifted_simple_shot"
 def num_base(config: Any) -> int:
     """Number of base classes, known without opening data."""
     return num_classes(config, "base")
-
-
-def num_classes(config: Any, part: str) -> int:
-    """Number of classes of a part, known without opening data; 0 where they are the base's."""
-    wanted = config.classes[part]
-    if wanted == SAME:
-        return 0
-    return wanted if isinstance(wanted, int) else len(wanted)
-
-
-def image_parts(config: Any) -> dict[str, data.ArraySource]:
-    """Images of each part of a config's data, and held-out ones of the base classes.
-
-    `data.base` names the split with the training images, `data.held_out` that with the base
-    classes' held-out images, `data.validation` and `data.novel` those of the episodes.
-    """
-
-    def open_part(part: str) -> data.Source:
-        if len(config.data.image_shape) == 1:  # vectors have no size to be brought to
-            return data.load(config.data.name, config.data[part], data_dir=config.data.data_dir)
-        if "label_key" not in config.data:
-            return open_images(config, part)
-        return data.load(
-            config.data.name, config.data[part], data_dir=config.data.data_dir,
-            image_size=config.data.image_shape[:2], label_key=config.data.label_key,
-        )  # fmt: skip
-
-    splits = {part: config.data[part] for part in (*PARTS, "held_out")}
-    return open_parts(open_part, config.classes, splits, seed=config.classes.seed)
 
 
 def encode_parts(

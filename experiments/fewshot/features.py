@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from experiments.common.class_parts import image_parts
 from experiments.common.encoders import load_encoder
 from experiments.common.evaluators import pixels
 from experiments.common.images import warn_of_oddities
@@ -49,7 +50,7 @@ def load_features(config: Any, run: RunDirectory) -> Features:
     elif origin == "text":
         features = text_features(config)
     else:
-        parts = common.image_parts(config)
+        parts = image_parts(config)
         check_parts(config, {part: parts[part].labels for part in EVALUATED})
         if origin != "pixels" and config.data.held_out != config.data.base:
             warn_of_oddities(parts["base"], parts["held_out"])

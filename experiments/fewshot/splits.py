@@ -15,11 +15,12 @@ The options that a split chose, `chosen_<kind>_<method>_<option>`, stand in its 
 beside which a better one may lie.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from experiments.common.class_parts import over_splits
 from experiments.common.comparison import for_each
 from experiments.fewshot import common, compare, drawing
 from experiments.fewshot.common import SHIFTED
@@ -30,7 +31,6 @@ from rml import fewshot
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError, unknown
 from rml.fewshot import Setting
-from rml.ops.intervals import MeanInterval, t_interval
 from rml.training import Claim, RunDirectory, Task, TrainState
 
 TIM, ALPHA_TIM, TRANSPORT = "tim", "alpha_tim", "pt_map"
@@ -116,12 +116,6 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
             metrics |= {f"{name}_low": float(low), f"{name}_high": float(high)}
     drawing.draw_accuracies(run.figure, table, over="splits")
     return metrics
-
-
-def over_splits(config: Any, values: Sequence[float]) -> MeanInterval:
-    """Computes the mean over splits and its interval; splits overlap in their novel classes."""
-    novel, *others = (common.num_classes(config, part) for part in ("novel", "base", "validation"))
-    return t_interval(np.array(values), overlap=novel / sum(others))
 
 
 def differences(config: Any, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -4,6 +4,7 @@
 * `collections`: which texts of a data set ask, which are found, and which answer.
 * `load_pairs`, `load_clips`, `load_interactions`, `load_boxes`: your own data of further kinds.
 * `batches`: shuffled batches of a source, resumable bit for bit.
+* `class_batches`: batches of so many classes with so many examples each.
 * `augment`: views of images, made on the device by the step that trains on them.
 * `oddities`, `require_labels`: what is odd in sources that can be read.
 * `open_parts`, `split_classes`, `select_classes`: classes split into base, validation and novel.
@@ -25,6 +26,7 @@ from rml.data.classes import (
 )
 from rml.data.clips import Clips, Event, load_clips
 from rml.data.domains import groups_of_classes, open_domains
+from rml.data.drawn import class_batches
 from rml.data.errors import DataError
 from rml.data.interactions import Interactions, load_interactions
 from rml.data.load import load
@@ -52,6 +54,7 @@ __all__ = [
     "SpecialTokens",
     "augment",
     "batches",
+    "class_batches",
     "collections",
     "decode_and_resize",
     "first_of_each_class",

@@ -6,7 +6,6 @@ from jaxtyping import Array, Float, Int
 
 from rml.errors import UserError
 from rml.evaluation.checks import require_finite, require_labels, require_same_width
-from rml.ops.similarity import wide
 
 
 def require_episode(support: Array, support_labels: Array, query: Array, num_classes: int) -> None:
@@ -41,12 +40,3 @@ def require_episode(support: Array, support_labels: Array, query: Array, num_cla
 def one_hot(labels: Int[Array, " s"], num_classes: int, like: Array) -> Float[Array, "s c"]:
     """Encodes labels as rows of the identity, in the type of `like`."""
     return jax.nn.one_hot(labels, num_classes, dtype=like.dtype)
-
-
-def class_means(
-    support: Float[Array, "s d"], labels: Int[Array, " s"], *, num_classes: int
-) -> Float[Array, "c d"]:
-    """Averages every class's rows in float32 or wider, to zero for a class without rows."""
-    (support,) = wide(support)
-    members = one_hot(labels, num_classes, support)
-    return members.T @ support / jnp.maximum(jnp.sum(members, axis=0), 1)[:, None]

@@ -3,8 +3,9 @@
 from jaxtyping import Array, Float, Int
 
 from rml.fewshot.bound import Scalar, tempered_softmax
-from rml.fewshot.checks import class_means, require_episode
+from rml.fewshot.checks import require_episode
 from rml.fewshot.preprocess import transform_episode
+from rml.ops.class_means import class_means
 from rml.ops.pairwise import squared_euclidean
 from rml.ops.precision import full_precision
 from rml.ops.similarity import normalize

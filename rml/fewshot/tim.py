@@ -8,8 +8,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from rml.fewshot.bound import Scalar, in_type
-from rml.fewshot.checks import class_means, one_hot, require_episode
+from rml.fewshot.checks import one_hot, require_episode
 from rml.fewshot.gram import class_mix, inner_products
+from rml.ops.class_means import class_means
 from rml.ops.precision import full_precision
 from rml.ops.shapes import check_above_0, check_between
 from rml.ops.similarity import normalize

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rml.fewshot.bound import Scalar
-from rml.fewshot.checks import class_means
 from rml.fewshot.episodes import Episodes
 from rml.fewshot.gram import NEIGHBORS, gram, neighbor_count, neighbour_graph
 from rml.fewshot.preprocess import shift_queries
 from rml.fewshot.simpleshot import simple_shot
 from rml.fewshot.transductive_clustering import Solution, solve, transductive_clustering
+from rml.ops.class_means import class_means
 from rml.ops.graph import knn_affinity
 from rml.ops.precision import full_precision
 from rml.ops.similarity import normalize

@@ -1,7 +1,5 @@
 """Pairs of classes: numbering, uniform sampling and batches, without listing all pairs."""
 
-from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import grain
@@ -11,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from rml.data import Source, augment
-from rml.data.pipeline import CountedByBatch, check_part
+from rml.data.drawn import by_class, drawn_batches, known_labels
+from rml.data.pipeline import check_part
 from rml.data.source import IN_MEMORY_BYTES
 from rml.errors import UserError, unknown
 
@@ -170,33 +169,17 @@ def pair_batches(
       UserError: If a part would not be whole pairs or is none of the parts, the seed is negative,
         or the source does not know its labels or has none.
     """
-    if seed < 0:
-        raise UserError(f"seed must not be negative, got {seed}")
     check_part(part, parts)
     if batch_size < 2 or batch_size % (2 * parts):
         of = f" for each of {parts} parts" if parts > 1 else ""
         raise UserError(f"batches of pairs need an even batch_size{of}, got {batch_size}")
-    in_memory = source.nbytes is not None and source.nbytes <= in_memory_bytes
-    arrays = source.arrays(max_bytes=in_memory_bytes) if in_memory else None
-    labels = source.labels if arrays is None else arrays["label"]
-    if labels is None:
-        raise UserError(
-            f"{source.name!r} knows a label only by reading its example: pairs cannot be drawn "
-            "first; take pairs.sampling='batch'"
-        )
-    labels = np.asarray(labels)
-    if not (labels >= 0).any():
-        raise UserError(
-            f"{source.name!r} has no example of a known class, of which pairs are drawn"
-        )
+    otherwise = "take pairs.sampling='batch'"
+    labels = known_labels(source, in_memory_bytes, otherwise=otherwise)
     draw = _Draw(labels, batch_size // 2, seed, part, parts)
-    if arrays is not None:
-        return grain.MapDataset.source(_PairBatches(arrays, draw)).to_iter_dataset(
-            grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        )
-    rows = batch_size // parts
-    read = grain.MapDataset.source(_PairExamples(source, draw)).to_iter_dataset().batch(rows)
-    return CountedByBatch(read, rows)
+    return drawn_batches(
+        source, draw.rows, size=draw.size, seed=seed, part=part, parts=parts,
+        added=lambda rows: {"partner": draw.partners(rows)}, in_memory_bytes=in_memory_bytes,
+    )  # fmt: skip
 
 
 def _rectangle(classes: int) -> tuple[int, int]:
@@ -220,14 +203,9 @@ class _Draw:
         self.labels, self.pairs, self.seed = labels, pairs, seed
         self.size = 2 * pairs // parts
         self.ours = slice(part * self.size, (part + 1) * self.size)
-        known = np.flatnonzero(labels >= 0)
-        self.order = known[np.argsort(labels[known], kind="stable")]
-        self.classes, self.first, self.count = np.unique(
-            labels[self.order], return_index=True, return_counts=True
-        )
-        self.rows = lru_cache(maxsize=4)(self._rows)
+        self.order, self.classes, self.first, self.count = by_class(labels)
 
-    def _rows(self, batch: int) -> np.ndarray:
+    def rows(self, batch: int) -> np.ndarray:
         """Positions of our rows of a batch."""
         rng = np.random.default_rng([self.seed, batch])
         present = len(self.classes)
@@ -245,35 +223,3 @@ class _Draw:
     def partners(self, rows: np.ndarray) -> np.ndarray:
         """The class of the other row of each row's pair."""
         return self.labels[rows].reshape(-1, 2)[:, ::-1].reshape(-1).astype(np.int32)
-
-
-class _PairBatches:
-    """Batches of pairs by position, each one vectorised gather from memory."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray], draw: _Draw):
-        self._arrays, self._draw = arrays, draw
-
-    def __len__(self) -> int:
-        return 2**62
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        rows = self._draw.rows(int(index))
-        batch = {name: array[rows] for name, array in self._arrays.items()}
-        return batch | {"partner": self._draw.partners(rows)}
-
-
-class _PairExamples:
-    """Examples by position in the stream of all batches of pairs, read one by one."""
-
-    def __init__(self, source: Source, draw: _Draw):
-        self._source, self._draw = source, draw
-
-    def __len__(self) -> int:
-        return 2**62
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        batch, row = divmod(int(index), self._draw.size)
-        rows = self._draw.rows(batch)
-        example = self._source[int(rows[row])]
-        partner = self._draw.partners(rows)[row]
-        return {**example, "label": np.int32(example["label"]), "partner": partner}

@@ -5,8 +5,9 @@ Many compare every row of a batch with every other. They differ in memory:
 * `info_nce`, `nt_xent`, `sup_con`, `clip_loss` and `siglip_loss` stream: memory grows with the
   batch, not with its square. `axis_name` spreads them round a ring of devices
   (`rml.training.over_batch`).
-* `dcl`, `multiple_negatives_ranking`, `nnclr` and `info_nce_with_queue` stream on one device alone.
-* `triplet_loss`, which mines, and the relations of `rkd_distance`, `rkd_angle`,
+* `dcl`, `multiple_negatives_ranking`, `nnclr`, `info_nce_with_queue` and `normalized_softmax`
+  stream on one device alone.
+* `triplet_loss`, which mines, `contrastive_pairs` and the relations of `rkd_distance`, `rkd_angle`,
   `correlation_congruence` and `crd_loss` take memory that is quadratic in the batch.
 
 Call them inside `jax.jit`, as a step of training does: a stream is a loop, which JAX compiles anew
@@ -25,6 +26,10 @@ The losses and their sources:
 * `masked_lm`: Devlin et al., BERT, arXiv:1810.04805.
 * `smoothed_cross_entropy`: label smoothing, Szegedy et al., arXiv:1512.00567.
 * `triplet_loss`: Schroff et al., FaceNet, arXiv:1503.03832, and Hermans et al., arXiv:1703.07737.
+  `contrastive_pairs`: Hadsell et al., CVPR 2006. `prototypical_loss`: Snell et al.,
+  arXiv:1703.05175.
+* `normalized_softmax`: Pereira et al., arXiv:2102.03243, with the margins of CosFace,
+  arXiv:1801.09414, and ArcFace, arXiv:1801.07698; `minimum_loss` and `scale_for` are its bounds.
 * `barlow_twins`: Zbontar et al., arXiv:2103.03230. `vicreg`: Bardes et al., arXiv:2105.04906.
 * `simsiam`: Chen & He, arXiv:2011.10566, of `negative_cosine`. `byol`: Grill et al.,
   arXiv:2006.07733.
@@ -42,14 +47,15 @@ The losses and their sources:
   `sequence_log_prob` is known.
 
 A loss that is a mean over examples or anchors takes `reduction="none"` for the values of each.
-`barlow_twins` and `vicreg` are statistics of a whole batch, and `triplet_loss` is a mean over the
-triplets that are mined in it: they have no value of an example.
+`barlow_twins` and `vicreg` are statistics of a whole batch, `triplet_loss` and `contrastive_pairs`
+are means over its triplets and pairs: they have no value of an example.
 Losses of distillation and preference give the values of each always. All raise `ValueError` where
 a temperature is not above 0 or a weight is below 0; one in an array is not looked at.
 """
 
 from rml.losses.barlow_twins import barlow_twins
 from rml.losses.clip import clamp_log_scale, clip_loss
+from rml.losses.contrastive_pairs import contrastive_pairs
 from rml.losses.cross_entropy import smoothed_cross_entropy
 from rml.losses.dcl import dcl
 from rml.losses.dino import dino, update_center
@@ -72,9 +78,11 @@ from rml.losses.infonce import info_nce, info_nce_with_queue
 from rml.losses.masked_lm import masked_lm
 from rml.losses.mnr import multiple_negatives_ranking
 from rml.losses.nnclr import nearest_support, nnclr
+from rml.losses.normalized_softmax import minimum_loss, normalized_softmax, scale_for
 from rml.losses.ntxent import nt_xent
 from rml.losses.predictive import byol, negative_cosine, simsiam
 from rml.losses.preference import dpo_loss, sequence_log_prob
+from rml.losses.prototypical import prototypical_loss
 from rml.losses.siglip import siglip_loss
 from rml.losses.supcon import sup_con
 from rml.losses.swav import sinkhorn_codes, swav
@@ -87,6 +95,7 @@ __all__ = [
     "byol",
     "clamp_log_scale",
     "clip_loss",
+    "contrastive_pairs",
     "correlation_congruence",
     "crd_loss",
     "dcl",
@@ -99,13 +108,17 @@ __all__ = [
     "info_nce_with_queue",
     "kd_loss",
     "masked_lm",
+    "minimum_loss",
     "multiple_negatives_ranking",
     "nearest_support",
     "negative_cosine",
     "nnclr",
+    "normalized_softmax",
     "nt_xent",
+    "prototypical_loss",
     "rkd_angle",
     "rkd_distance",
+    "scale_for",
     "sequence_log_prob",
     "siglip_loss",
     "simsiam",

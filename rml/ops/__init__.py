@@ -12,7 +12,7 @@
 * `group_quantize`, `group_dequantize`, `pack`, `unpack`, `pack_groups`, `unpack_groups`: arrays
   in 1 to 8 bits, groups with a scale and an offset each.
 * `fused_attention`: attention of short sequences in one kernel on TPUs.
-* `t_interval`: Student's interval of a mean.
+* `t_interval`: Student's interval of a mean. `class_means`: means of classes.
 * `fatrelu`, `shifted_relu`, `keep_largest`: activations most of whose values are exactly zero.
 * `cholesky`, `logdet`, `gaussian_kl` and others: Gram matrices that are positive definite;
   `arc_cosine` is a kernel that two areas read.
@@ -26,6 +26,7 @@ from rml.ops.arc_cosine import arc_cosine
 from rml.ops.attention_parts import Part, Visible, attend_part, merge_parts
 from rml.ops.block_sparse import block_sparse_attention
 from rml.ops.blocked_attention import attend_in_blocks
+from rml.ops.class_means import class_means
 from rml.ops.fused_attention import fused_attention
 from rml.ops.graph import knn_affinity, nearest, symmetrize
 from rml.ops.intervals import MeanInterval, t_interval
@@ -86,6 +87,7 @@ __all__ = [
     "attend_part",
     "block_sparse_attention",
     "cholesky",
+    "class_means",
     "cosine_similarity",
     "dot_product",
     "euclidean",

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from configs.contrastive import simclr_digits
 from configs.fewshot import base_digits, compare_digits, compare_icons, compare_pydocs
-from experiments.common import pretraining
+from experiments.common import class_parts, pretraining
+from experiments.common.class_parts import image_parts, over_splits
 from experiments.common.encoders import load_encoder
 from experiments.contrastive import simclr
 from experiments.fewshot import base_training, clustering, common, compare, drawing, splits
@@ -89,7 +90,7 @@ def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_fall
 def test_an_unknown_transform_is_refused_before_images_are_opened(monkeypatch, file):
     config = file.get_config()
     config.features.transform = "CL2n"
-    monkeypatch.setattr(common, "image_parts", lambda *_: pytest.fail("images are opened"))
+    monkeypatch.setattr(class_parts, "open_parts", lambda *_: pytest.fail("images are opened"))
     with pytest.raises(UserError, match=r"unknown features\.transform 'CL2n'; did you mean 'CL2N'"):
         find_experiment(config.experiment).run(config, None)
 
@@ -325,7 +326,7 @@ def clustering_config():
 def test_parts_hold_their_classes_and_no_image_of_training():
     config = base_digits.get_config()
     assert common.num_base(config) == 5
-    parts = common.image_parts(config)
+    parts = image_parts(config)
     assert parts["base"].class_names == ("0", "1", "2", "3", "4")
     assert parts["novel"].class_names == ("5", "6", "7", "8", "9")
     trained = {image.tobytes() for image in parts["base"].arrays()["image"]}
@@ -336,7 +337,7 @@ def test_parts_hold_their_classes_and_no_image_of_training():
         assert np.mean([image.tobytes() in trained for image in images]) < 0.01
     config.data.validation = config.data.base
     with pytest.raises(UserError, match="expected another split"):
-        common.image_parts(config)
+        image_parts(config)
 
 
 def test_a_stopped_comparison_of_splits_measures_complete_ones_no_more(monkeypatch, tmp_path):
@@ -367,10 +368,10 @@ def test_a_stopped_comparison_of_splits_measures_complete_ones_no_more(monkeypat
 def test_intervals_over_splits_are_wider_by_the_classes_that_splits_share():
     config = compare_icons.get_config()  # 130 novel classes, 204 to train on, 120 to choose by
     values = [0.1, 0.4, 0.2, 0.25, 0.3]
-    mean, low, high = splits.over_splits(config, values)
+    mean, low, high = over_splits(config, values)
     half = 2.776445 * np.std(values, ddof=1) * np.sqrt(1 / 5 + 130 / 324)  # Student's t, 4 degrees
     np.testing.assert_allclose((mean, low, high), (0.25, 0.25 - half, 0.25 + half), rtol=1e-6)
     config = base_digits.get_config()  # five novel classes, five to train on and to choose by
-    _, low, high = splits.over_splits(config, values)
+    _, low, high = over_splits(config, values)
     half = 2.776445 * np.std(values, ddof=1) * np.sqrt(1 / 5 + 1)
     np.testing.assert_allclose((low, high), (0.25 - half, 0.25 + half), rtol=1e-6)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rml.fewshot import preprocessed, simple_shot, transform, transform_episode
-from rml.fewshot.checks import class_means
 from rml.fewshot.preprocess import shift_queries
+from rml.ops.class_means import class_means
 
 
 def test_transforms():

@@ -41,7 +41,7 @@ def test_each_method_takes_the_try_that_validation_images_prefer(monkeypatch, tm
         variables = property(float)
 
     def together(task_of, configs):
-        return task_of.keywords["method"], configs
+        return task_of(None), configs
 
     def train(config, run, task):
         method, configs = task
@@ -51,9 +51,11 @@ def test_each_method_takes_the_try_that_validation_images_prefer(monkeypatch, tm
 
     for name, double in (
         ("many", together), ("train_on_mesh", train), ("on_one_device", lambda state: state),
-        ("unstack", lambda state, i: state[i]), ("ImageEvaluator", Judge),
+        ("unstack", lambda state, i: state[i]),
     ):  # fmt: skip
-        monkeypatch.setattr(tries, name, double)
+        monkeypatch.setattr(tries.tries, name, double)
+    monkeypatch.setattr(tries, "ImageEvaluator", Judge)
+    monkeypatch.setattr(methods, "task", lambda config, method: method)
     chosen, metrics = tries.choose(config, RunDirectory(tmp_path / "run", config.to_dict()))
     assert set(opened) == {("all", ("fluent",))}
     assert {metrics[f"tries_{method}"] for method in methods.METHODS} == {4}

@@ -55,6 +55,14 @@ def hidden(logits, targets):
     return losses.masked_lm(logits, targets, where=targets == 0)
 
 
+def by_class_vectors(features, prototypes, labels, kind, **numbers):
+    return losses.normalized_softmax(features, labels, prototypes, margin_kind=kind, **numbers)
+
+
+def episode(support, query, labels, **numbers):
+    return losses.prototypical_loss(support, labels, query, labels, num_classes=2, **numbers)
+
+
 def mined(how, squared=False):
     return partial(losses.triplet_loss, mining=how, squared=squared, margin=1.3)
 
@@ -80,6 +88,22 @@ LOSSES = {
     "triplet_loss": Row(mined("hard"), ("n d",), labels=("n",)),
     "triplet_loss, semi-hard": Row(mined("semi-hard"), ("n d",), labels=("n",)),
     "triplet_loss, all": Row(mined("all", True), ("n d",), labels=("n",)),
+    "contrastive_pairs": Row(
+        losses.contrastive_pairs, ("n d",), {"margin": 2.3}, labels=("n",)
+    ),
+    "prototypical_loss": Row(episode, PAIR, WARM, labels=("n",)),
+    "normalized_softmax": Row(
+        partial(by_class_vectors, kind="none"), ("n d", "k d"), {"scale": 3.0},
+        labels=("n",), scale="rows",
+    ),
+    "normalized_softmax, cosine": Row(
+        partial(by_class_vectors, kind="cosine"), ("n d", "k d"),
+        {"scale": 3.0, "margin": 0.3}, labels=("n",), scale="rows",
+    ),
+    "normalized_softmax, angle": Row(
+        partial(by_class_vectors, kind="angle"), ("n d", "k d"),
+        {"scale": 3.0, "margin": 0.4}, labels=("n",), scale="rows",
+    ),
     "barlow_twins": Row(
         losses.barlow_twins, PAIR, {"redundancy": 0.3}, scale="columns", fewest=2
     ),
@@ -130,7 +154,9 @@ LOSSES = {
 }  # fmt: skip
 EXEMPT = {
     "clamp_log_scale": "it bounds a parameter after a step",
+    "minimum_loss": "it bounds `normalized_softmax`",
     "nearest_support": "it finds what `nnclr` compares with",
+    "scale_for": "it bounds the scale of `normalized_softmax`",
     "sequence_log_prob": "it is a log-probability, of which `dpo_loss` is made",
     "sinkhorn_codes": "it assigns to the prototypes of `swav`",
     "update_center": "it moves the center of `dino`",
@@ -328,12 +354,15 @@ def test_examples_without_features_or_classes_are_refused(row, axis):
         call(row, *given(row, **{axis: 0}))
 
 
+ABOVE_0 = ("beta", "epsilon", "gamma", "scale", "sigma", "size")
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("wrong", [0.0, -0.5, np.nan])
 def test_temperatures_and_other_scales_are_above_0(name, row, wrong):
     floats, labels, _ = given(row)
     for own in row.numbers:
-        if own.endswith("temperature") or own in ("beta", "epsilon", "gamma", "sigma", "size"):
+        if own.endswith("temperature") or own in ABOVE_0:
             with pytest.raises(ValueError, match=f"^{own} is {wrong}, expected a number above 0"):
                 call(row, floats, labels, {**row.numbers, own: wrong})
 
