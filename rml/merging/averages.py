@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 
 from rml.errors import UserError
 from rml.ops import trees
+from rml.ops.trees import is_floating
 
 Weights = Sequence[float | int] | ArrayLike
 """A weight for each expert."""
@@ -47,11 +48,6 @@ def of_floats(method: Merging) -> Merging:
         )  # fmt: skip
 
     return cast(Merging, merged)
-
-
-def is_floating(leaf: Any) -> bool:
-    """Tells whether an array is of numbers that have an average: no integers or truth values."""
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def check_integers(base: PyTree, experts: PyTree) -> None:

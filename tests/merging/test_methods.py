@@ -363,7 +363,7 @@ def test_integers_stay_what_all_experts_have(method):
         options["fishers"] = options["fishers"] | ones
     plain = function(as_jax(BASE), as_jax(EXPERTS), **OPTIONS[method])
     found = function(base, same, **options)
-    merged = merge(method, base, same, farthest=1e9, **options)
+    merged = merge(method, base, same, **options)
     for name, leaf in whole.items():
         assert merged[name].dtype == found[name].dtype == leaf.dtype
         np.testing.assert_array_equal(merged[name], leaf)
@@ -374,6 +374,21 @@ def test_integers_stay_what_all_experts_have(method):
     for call in (function, partial(merge, method)):
         with pytest.raises(UserError, match=said):
             call(base, apart, **options)
+
+
+def test_integers_do_not_count_in_distances_from_the_base():
+    base, steps = as_jax(BASE), jnp.full(N, 1000)
+    experts, vectors = as_jax(EXPERTS), trees.task_vectors(base, as_jax(EXPERTS))
+    early, late = ({"steps": jnp.asarray(number)} for number in (0, 10**6))
+    merged = merge("task_arithmetic", base | early, experts | {"steps": steps})
+    assert merged["steps"] == 1000
+    trees.check_vectors(base | early, vectors | {"steps": steps})
+    far = jax.tree.map(lambda leaf: leaf + 9, experts)
+    with pytest.raises(UserError, match=r"experts\[0\] lies .* times the base's norm from the"):
+        merge("task_arithmetic", base | late, far | {"steps": steps})
+    broken = experts | {"steps": jnp.full(N, jnp.nan)}  # of a float in the experts alone
+    with pytest.raises(UserError, match=r"leaf 'steps' of experts\[0\] holds NaN"):
+        trees.check_fine_tuned(base | early, {"experts": broken})
 
 
 def test_an_unknown_method_and_wrong_numbers_are_named():
