@@ -53,13 +53,15 @@ def of_floats(method: Merging) -> Merging:
 def check_integers(base: PyTree, experts: PyTree) -> None:
     """Raises `UserError` for a leaf of integers or truth values in which experts differ.
 
-    Values of traced experts are not looked at.
+    It does as well where no leaf is floating-point. Values of traced experts are not looked at.
 
     Args:
       base: Parameters of the common base, which give types alone.
       experts: Parameters of n experts, stacked on a leading axis, of the base's leaves.
     """
     leaves = jax.tree_util.tree_leaves_with_path(base)
+    if not any(is_floating(leaf) for _, leaf in leaves):
+        raise UserError("base has no floating-point leaf, expected at least one to merge")
     for (path, leaf), own in zip(leaves, jax.tree.leaves(experts), strict=True):
         if is_floating(leaf) or isinstance(own, jax.core.Tracer):
             continue

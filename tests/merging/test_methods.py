@@ -376,6 +376,20 @@ def test_integers_stay_what_all_experts_have(method):
             call(base, apart, **options)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_trees_without_a_floating_point_leaf_are_refused(method):
+    many = {"steps": jnp.zeros((N, 2), int)}
+    own = {"fisher": {"fishers": many}, "regmean": {"grams": {}}}.get(method, {})
+    for call in (METHODS[method].function, partial(merge, method)):
+        with pytest.raises(UserError, match=r"^base has no floating-point leaf, expected at least"):
+            call({"steps": jnp.zeros(2, int)}, many, **OPTIONS[method] | own)
+
+
+def test_trees_without_a_leaf_are_refused():
+    with pytest.raises(UserError, match=r"^base has no floating-point leaf, expected at least"):
+        merge("average", {}, [{}, {}])
+
+
 def test_integers_do_not_count_in_distances_from_the_base():
     base, steps = as_jax(BASE), jnp.full(N, 1000)
     experts, vectors = as_jax(EXPERTS), trees.task_vectors(base, as_jax(EXPERTS))
