@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 
 from rml.errors import UserError
 from rml.ops import trees
+from rml.ops.shapes import check_finite
 from rml.ops.trees import is_floating
 
 Weights = Sequence[float | int] | ArrayLike
@@ -133,10 +134,12 @@ def task_arithmetic(base: PyTree, experts: PyTree, *, scale: ArrayLike = 0.3) ->
       Parameters of one model.
 
     Raises:
+      ValueError: `scale` is not finite.
       UserError: Experts are not stacked, or as `check_integers`.
 
     Source: Ilharco et al., Editing Models with Task Arithmetic, arXiv:2212.04089.
     """
+    check_finite(scale=scale)
     count = trees.check_stacked(base, "experts", experts)
     vectors = trees.task_vectors(base, experts)
     return trees.combine(base, vectors, jnp.broadcast_to(jnp.asarray(scale), (count,)))

@@ -22,6 +22,7 @@ from rml.merging.fisher import fisher_merge
 from rml.merging.regmean import regmean, stacked_grams
 from rml.merging.ties import ties
 from rml.ops import trees
+from rml.ops.shapes import check_finite
 
 
 class Method(NamedTuple):
@@ -79,6 +80,7 @@ def merge(
         experts differ in a leaf of integers or truth values; an expert is too far from the base;
         weights are below 0, infinite or all 0; a rate of dropping is not in [0, 1); or a running
         variance would become negative. Values of traced trees are not looked at.
+      ValueError: A scale is not finite.
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -94,6 +96,7 @@ def merge(
         options["weights"] = array_of_weights(options["weights"], counts["experts"])
     if "rate" in options:
         check_rate(options["rate"])
+    check_finite(scale=options.get("scale"))  # to a compiled method it is traced
     limit = farthest if METHODS[method].scaled else math.inf
     trees.check_fine_tuned(base, stacked, farthest=limit)
     given = stacked.pop("experts")

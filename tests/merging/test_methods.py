@@ -405,6 +405,21 @@ def test_integers_do_not_count_in_distances_from_the_base():
         trees.check_fine_tuned(base | early, {"experts": broken})
 
 
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+def test_scales_and_starts_are_finite(wrong):
+    base, experts = as_jax(BASE), as_jax(EXPERTS)
+    vectors = trees.task_vectors(base, experts)
+    scaled = [name for name, method in METHODS.items() if method.scaled]
+    calls = [partial(METHODS[name].function, base, experts, **OPTIONS[name]) for name in scaled]
+    calls += [partial(merge, name, base, experts, **OPTIONS[name]) for name in scaled]
+    calls += [partial(modularise, base, experts), partial(LEARNERS["vectors"][2], base, vectors)]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"^scale is {wrong}, expected a finite number$"):
+            call(scale=wrong)
+    with pytest.raises(ValueError, match=f"^start is {wrong}, expected a finite number$"):
+        learn_coefficients(size, base, vectors, STEPS, start=wrong)
+
+
 def test_an_unknown_method_and_wrong_numbers_are_named():
     base, experts = as_jax(BASE), as_jax(EXPERTS)
     with pytest.raises(UserError, match="unknown method 'tie'; did you mean 'ties'"):
