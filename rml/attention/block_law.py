@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from rml.errors import UserError, unknown
 from rml.ops.attention_parts import OfBlocks, OfPlaces, Part, Visible, check_attention
 from rml.ops.block_sparse import block_sparse_attention
+from rml.ops.shapes import check_count, check_whole
 
 KINDS = ("harmonic", "geometric", "uniform")
 """How keeping falls with distance Δ: as 1 / (1 + Δ), as γ^Δ, not at all beyond a block's own."""
@@ -60,8 +61,10 @@ def keep_probabilities(
       Probabilities, float64; 1 everywhere where the budget is beyond what there is.
 
     Raises:
+      ValueError: `blocks` is no whole number of at least 0.
       UserError: The kind is unknown, the budget is below 1 or γ is not in 0 to 1.
     """
+    check_count(0, blocks=blocks)
     if law.kind not in KINDS:
         raise unknown("law", law.kind, KINDS)
     if not law.budget >= 1:
@@ -90,7 +93,12 @@ def keep_probabilities(
 
 
 def causal_weights(blocks: int) -> Float[np.ndarray, " n"]:
-    """Returns the share (n - Δ) / n of a causal text's blocks of queries that see each distance."""
+    """Returns the share (n - Δ) / n of a causal text's blocks of queries that see each distance.
+
+    Raises:
+      ValueError: `blocks` is no whole number of at least 0.
+    """
+    check_count(0, blocks=blocks)
     return 1 - np.arange(blocks) / blocks
 
 
@@ -104,10 +112,14 @@ def paired_rows(blocks: int) -> Int[np.ndarray, "r w 2"]:
       Of every row and place the block of queries and the block of keys. Rows have n + 1 places;
       those that the middle row of an odd n does not need are -1.
 
+    Raises:
+      ValueError: `blocks` is no whole number of at least 0.
+
     Example:
       >>> paired_rows(3)[0].tolist()
       [[0, 0], [2, 0], [2, 1], [2, 2]]
     """
+    check_count(0, blocks=blocks)
     rows = -(-blocks // 2)
     row, place = np.indices((rows, blocks + 1))
     first = place <= row
@@ -192,7 +204,8 @@ def block_law_part(
 
     Raises:
       UserError: The law is not as described, or the block is below 1.
-      ValueError: There is a window or a start, or a shape or the scale is not as described.
+      ValueError: There is a window or a start, a shape or the scale is not as described, or the
+        block is no whole number.
     """
     check_attention(query, key, value, visible, scale)
     visible.require_whole("block_law")
@@ -228,7 +241,8 @@ def block_law_attention(
 
 
 def _blocks(tokens: int, block: int) -> int:
-    """Number of blocks of a text; raises `UserError` where a block holds nothing."""
+    """Number of blocks of a text; raises `ValueError` where a block is no number of tokens."""
+    check_whole(block=block)
     if block < 1:
         raise UserError(f"block is {block}, expected at least 1")
     return -(-tokens // block)

@@ -13,6 +13,7 @@ from rml.attention.hyper_samples import HyperSettings, within
 from rml.attention.sort_lsh import sorted_order
 from rml.ops import full_precision
 from rml.ops.attention_parts import scaled_logits
+from rml.ops.shapes import check_above_0, check_shapes
 
 
 def heavy_mask(
@@ -21,7 +22,12 @@ def heavy_mask(
     planes: Float[Array, "p k"],
     settings: HyperSettings = HyperSettings(),  # noqa: B008
 ) -> Bool[Array, "*b t s"]:
-    """Marks the keys that a query attends to exactly; quadratic, for tests and figures."""
+    """Marks the keys that a query attends to exactly; quadratic, for tests and figures.
+
+    Raises:
+      ValueError: Shapes do not fit, or there is no query, key or feature.
+    """
+    _check(query, key)
     blocks = -(-key.shape[-2] // settings.block)
     rows = -(-query.shape[-2] // blocks)
     rest = jnp.arange(key.shape[-2]) >= settings.sinks
@@ -32,6 +38,12 @@ def heavy_mask(
     places = [jnp.argsort(order, axis=-1) for order in (of_queries, of_keys)]
     first = (places[0] // rows * settings.block)[..., None]
     return within(places[1][..., None, :], first, settings) | ~rest
+
+
+def _check(query: Array, key: Array) -> None:
+    """Raises `ValueError` for shapes that do not fit, and without a query, key or feature."""
+    check_shapes(query=(query, "... n k"), key=(key, "... s k"))
+    check_above_0(keys=key.shape[-2])
 
 
 class Hardness(NamedTuple):
@@ -67,9 +79,13 @@ def hardness(
     Returns:
       The two numbers, in float32 or wider.
 
+    Raises:
+      ValueError: Shapes do not fit, or there is no query, key or feature.
+
     Source: arXiv:2310.05869, the two parameters of the abstract; their names and alpha's factor n
     as we remember theorem 1.
     """
+    _check(query, key)
     logits = scaled_logits(query, key, query.shape[-1] ** -0.5 if scale is None else scale)
     columns = jnp.sum(jnp.square(jax.nn.softmax(logits, axis=-1)), axis=-2)
     rest = logits if heavy is None else jnp.where(heavy, -jnp.inf, logits)

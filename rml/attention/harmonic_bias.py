@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 from rml.errors import unknown
 from rml.ops.attention_parts import OfPlaces, Visible
 from rml.ops.blocked_attention import BLOCK, attend_in_blocks
-from rml.ops.shapes import check_above_0, check_between
+from rml.ops.shapes import check_above_0, check_between, check_finite
 
 Form = Literal["bias", "factor", "alibi"]
 FORMS = ("bias", "factor", "alibi")
@@ -77,7 +77,7 @@ def distance_laws(
 
     Raises:
       UserError: The form or the kind of slopes is unknown.
-      ValueError: The strength is negative, or there is no head.
+      ValueError: The strength is negative or infinite, or there is no head.
 
     Example:
       >>> laws = distance_laws(9, form="alibi", slopes="geometric")
@@ -88,6 +88,7 @@ def distance_laws(
     if form not in FORMS:
         raise unknown("form", form, FORMS)
     check_between(0, strength=strength)
+    check_finite(strength=strength)
     slope = strength * head_slopes(heads, slopes).astype(np.float32)[:, None, None]
 
     def distance(queries: Array, keys: Array) -> Array:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from rml.attention.combiner_summaries import DeepSet, Pool
 from rml.errors import unknown
+from rml.ops.shapes import check_count
 
 UNSEEN, DIRECT = 0, 1
 """Labels of tokens that are not seen and of those that are attended to directly."""
@@ -27,10 +28,11 @@ def partition(kind: str, length: int, *, segment: int, causal: bool) -> Int[np.n
       causal: Whether later tokens are unseen.
 
     Raises:
-      ValueError: If the kind is unknown or the segment has no token.
+      ValueError: If the kind is unknown, `length` is no whole number of at least 0, or `segment`
+        none of at least 1.
     """
-    if segment < 1:
-        raise ValueError(f"segment={segment}, expected at least 1")
+    check_count(0, length=length)
+    check_count(1, segment=segment)
     i, j = np.indices((length, length))
     row_i, row_j, column_i, column_j = i // segment, j // segment, i % segment, j % segment
     if kind == "fixed":
@@ -65,7 +67,7 @@ class Keys(NamedTuple):
 def count_keys(labels: Int[np.ndarray, "t t"]) -> Keys:
     """Counts the products of a query and a key that a partition needs."""
     regions, within = 0, 0
-    for label in range(2, labels.max() + 1):
+    for label in range(2, labels.max(initial=0) + 1):
         members = labels == label
         regions += int(members.any(axis=1).sum())
         distinct = np.unique(np.packbits(members, axis=1), axis=0)

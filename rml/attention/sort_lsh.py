@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rml.ops import full_precision
+from rml.ops.shapes import check_between, check_shapes
 
 Order = Literal["gray", "authors"]
 
@@ -37,7 +38,14 @@ def hyperplanes(key: Key[Array, ""], planes: int, d: int) -> Float[Array, "plane
 
 @full_precision
 def buckets(x: Float[Array, "*b n d"], planes: Float[Array, "p d"]) -> Int[Array, "*b n"]:
-    """Finds every vector's bucket: bit i says whether it lies on the positive side of plane i."""
+    """Finds every vector's bucket: bit i says whether it lies on the positive side of plane i.
+
+    Raises:
+      ValueError: Shapes do not fit, there is no vector or feature, or the number of planes is not
+        between 1 and 30.
+    """
+    check_shapes(x=(x, "... n d"), planes=(planes, "p d"))
+    check_between(1, 30, planes=len(planes))
     sides = x.astype(planes.dtype) @ planes.T > 0
     return jnp.sum(sides << jnp.arange(planes.shape[0]), axis=-1, dtype=jnp.int32)
 

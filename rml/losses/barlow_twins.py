@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.ops import full_precision
-from rml.ops.shapes import check_above_0, check_between, check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_finite, check_shapes
 
 ROUNDINGS = 8  # units in the last place by which a mean of equal numbers may be off
 
@@ -35,7 +35,7 @@ def barlow_twins(
 
     Raises:
       ValueError: If shapes do not fit, there is but one row, which has no correlation, `eps` is not
-        above 0, or `redundancy` is below 0.
+        above 0, or `redundancy` is below 0 or infinite.
 
     Source: Zbontar et al. 2021, Barlow Twins: Self-Supervised Learning via Redundancy Reduction,
     eq. 1 and 2.
@@ -43,6 +43,7 @@ def barlow_twins(
     check_shapes(a=(a, "n d"), b=(b, "n d"))
     check_above_0(eps=eps)
     check_between(0, redundancy=redundancy)
+    check_finite(redundancy=redundancy)
     n = a.shape[0]
     if n < 2:
         raise ValueError(f"barlow_twins needs at least two rows for a correlation, got {n}.")

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rml.losses.cross_entropy import sum_of_products
-from rml.ops.shapes import check_above_0, check_between, check_indices, check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_finite, check_indices, check_shapes
 from rml.ops.similarity import normalize, wide
 
 _HOT = 32.0  # above it divergences are computed from differences of logits where these are small
@@ -41,7 +41,7 @@ def kd_loss(
       The loss of each example, in float32 or wider; 0 where the distributions are equal.
 
     Raises:
-      ValueError: If shapes do not fit.
+      ValueError: If shapes do not fit, or `temperature` is not a finite number above 0.
 
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv:1503.02531,
     Section 2.
@@ -76,7 +76,7 @@ def soft_cross_entropy(
       The loss of each example, in float32 or wider.
 
     Raises:
-      ValueError: If shapes do not fit.
+      ValueError: If shapes do not fit, or `temperature` is not a finite number above 0.
 
     Source: Hinton et al., arXiv:1503.02531, Section 2.
     """
@@ -112,14 +112,15 @@ def annealing_loss(
       teacher's.
 
     Raises:
-      ValueError: If shapes do not fit.
+      ValueError: If shapes do not fit, or `temperature` is not a finite number of at least 1.
 
     Source: Jafari et al., Annealing Knowledge Distillation, arXiv:2104.07163. Of the paper its
     abstract was read; Φ and the mean square are those of public code that follows it, where T is a
     whole number for some epochs.
     """
     check_shapes(student=(student, "n k"), teacher=(teacher, "n k"))
-    check_above_0(temperature=temperature)
+    check_between(1, temperature=temperature)
+    check_finite(temperature=temperature)
     del labels
     ours, theirs = wide(student, jax.lax.stop_gradient(teacher))
     current = temperature - (temperature - 1) * jnp.clip(progress, 0, 1)
@@ -154,8 +155,9 @@ def dkd_loss(
       The loss of each example, in float32 or wider; 0 where the distributions are equal.
 
     Raises:
-      ValueError: If shapes do not fit, there are fewer than two classes, a weight is below 0 or,
-        outside `jit`, a label is out of range.
+      ValueError: If shapes do not fit, there are fewer than two classes, a weight is below 0 or
+        infinite, `temperature` is not a finite number above 0 or, outside `jit`, a label is out of
+        range.
 
     Source: Zhao et al., Decoupled Knowledge Distillation, arXiv:2203.08679, eq. 7.
     """
@@ -164,6 +166,7 @@ def dkd_loss(
         raise ValueError(f"dkd_loss needs at least 2 classes, got logits of shape {student.shape}")
     check_indices("labels", labels, student.shape[1])
     check_between(0, target_weight=target_weight, others_weight=others_weight)
+    check_finite(target_weight=target_weight, others_weight=others_weight)
     own = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
 
     def parts(logits: Array) -> tuple[Array, Array]:
@@ -226,13 +229,15 @@ def dist_loss(
       where the other one varies.
 
     Raises:
-      ValueError: If shapes do not fit, or a weight is below 0.
+      ValueError: If shapes do not fit, a weight is below 0 or infinite, or `temperature` is not a
+        finite number above 0.
 
     Source: Huang et al., Knowledge Distillation from A Stronger Teacher, arXiv:2205.10536,
     Section 3; the factor τ² is that of its public code.
     """
     check_shapes(student=(student, "n k"), teacher=(teacher, "n k"))
     check_between(0, inter=inter, intra=intra)
+    check_finite(inter=inter, intra=intra)
     del labels
 
     def apart(axis: int) -> Array:
@@ -283,7 +288,8 @@ def target_enhanced_loss(
 
     Raises:
       ValueError: If shapes do not fit, the form is unknown, there are as many γ neither as one nor
-        as outputs or, outside `jit`, γ is not above 0 or a label is out of range.
+        as outputs, `temperature` is not a finite number above 0 or, outside `jit`, γ is not above 0
+        or a label is out of range.
 
     Source: Hao et al., One-for-All, arXiv:2310.19444, adaptive target information enhancement, and
     `ofa_loss` of the public code (Hao840/OFAKD at f7bb896).
@@ -316,6 +322,7 @@ def target_enhanced_loss(
 
 def _logs(logits: Array, temperature: float | Array) -> Array:
     check_above_0(temperature=temperature)
+    check_finite(temperature=temperature)
     (logits,) = wide(logits)
     return jax.nn.log_softmax(logits / temperature, axis=-1)
 

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from rml.ops.pairwise import cosine_similarity, euclidean
-from rml.ops.shapes import check_above_0, check_shapes
+from rml.ops.shapes import check_above_0, check_count, check_finite, check_shapes
 from rml.ops.similarity import normalize, wide
 
 
@@ -162,16 +162,17 @@ def correlation_congruence(
       other turned or scaled.
 
     Raises:
-      ValueError: If shapes do not fit, `gamma` is not above 0, or the order is less than 1.
+      ValueError: If shapes do not fit, `gamma` is not a finite number above 0, or `order` no
+        whole one of at least 1.
 
     Source: Peng et al., Correlation Congruence for Knowledge Distillation, arXiv:1904.01802,
     Section 3; γ and P are those that are usual with unit rows.
     """
     check_shapes(student=(student, "n d"), teacher=(teacher, "n k"))
     check_above_0(gamma=gamma)
+    check_finite(gamma=gamma)
+    check_count(1, order=order)
     del labels
-    if order < 1:
-        raise ValueError(f"order is {order}, expected at least 1")
 
     def kernel(rows: Array) -> Array:
         x = 2 * gamma * cosine_similarity(rows, rows)

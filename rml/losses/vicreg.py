@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.ops import full_precision
-from rml.ops.shapes import check_above_0, check_between, check_shapes
+from rml.ops.shapes import check_above_0, check_between, check_finite, check_shapes
 
 
 @full_precision
@@ -39,13 +39,14 @@ def vicreg(
 
     Raises:
       ValueError: If shapes do not fit, there is but one row, which has no variance, `eps` is not
-        above 0, or a weight is below 0.
+        above 0, or a weight is below 0 or infinite.
 
     Source: Bardes et al. 2022, VICReg, eq. 1 to 6 and algorithm 1.
     """
     check_shapes(a=(a, "n d"), b=(b, "n d"))
     check_above_0(eps=eps)
     check_between(0, invariance=invariance, variance=variance, covariance=covariance)
+    check_finite(invariance=invariance, variance=variance, covariance=covariance)
     n, d = a.shape
     if n < 2:
         raise ValueError(f"vicreg needs at least two rows for a variance, got {n}.")

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from rml.ops import trees
+from rml.ops.shapes import check_finite
 from rml.training import Descent, check_batches, descend
 
 
@@ -66,10 +67,12 @@ def learn_coefficients(
       UserError: There is no step or no example; a leaf of the vectors is missing, is too many, or
         has another shape; base or vectors hold NaN or infinite values; or a vector is too long to
         be of this base. Values of traced trees are not looked at.
+      ValueError: `start` is not finite.
 
     Source: Yang et al., AdaMerging: Adaptive Model Merging for Multi-Task Learning,
       arXiv:2310.02575, which learns from the test inputs themselves.
     """
+    check_finite(start=start)
     check_batches("batches", batches)
     count = trees.check_vectors(base, vectors, farthest=farthest)
     first = trees.block_coefficients(base, count, start) if by_block else jnp.full(count, start)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from rml.errors import UserError
 from rml.ops import trees
 from rml.ops.pairwise import safe_sqrt
-from rml.ops.shapes import check_above_0, check_count
+from rml.ops.shapes import check_above_0, check_count, check_whole
 from rml.training import Descent, check_batches, descend
 
 
@@ -215,8 +215,10 @@ def select_blocks(slopes: PyTree, *, budget: int) -> PyTree:
       True where a coefficient is learned; of equal slopes all are.
 
     Raises:
+      ValueError: The budget is no whole number.
       UserError: The budget is below 1 or above the number of coefficients.
     """
+    check_whole(budget=budget)
     size = jnp.concatenate([jnp.abs(own).reshape(-1) for own in jax.tree.leaves(slopes)])
     if not 1 <= budget <= len(size):
         raise UserError(f"budget is {budget}, expected 1 to {len(size)}, the number of blocks")

@@ -10,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
+from rml.errors import UserError
 from rml.merging.atlas import clipped_adamw
 from rml.ops import trees
 from rml.training import Descent, check_batches, descend
@@ -75,9 +76,17 @@ def compose_blocks(base: PyTree, blocks: PyTree, coefficients: PyTree) -> PyTree
 
     Returns:
       Parameters of the base's types, those of `compose` with all other coefficients 0.
+
+    Raises:
+      UserError: Coefficients of a leaf are not one for each of its blocks.
     """
 
     def of_leaf(path: Any, start: Array, each: Array, own: Blocks) -> Array:
+        if np.shape(each) != own.vector.shape:
+            raise UserError(
+                f"leaf {trees.leaf_name(path)!r} of coefficients is {list(np.shape(each))}, "
+                f"expected {list(own.vector.shape)}: one a block"
+            )
         moves = each.reshape(each.shape + (1,) * (own.values.ndim - 1)) * own.values
         whole = trees.wide(start)
         moved = whole.at[own.layer].add(moves) if trees.is_stacked(path) else whole + moves.sum(0)
@@ -115,7 +124,7 @@ def learn_blocks(
       Coefficients as `compose_blocks` takes them, and the course of the objective.
 
     Raises:
-      UserError: There is no step or no example.
+      UserError: There is no step or no example, or coefficients are not one for each block.
       ValueError: `clip` is not above 0.
 
     Source: Zhang et al., arXiv:2407.02880; optimiser, decay and clipping are its public code's.

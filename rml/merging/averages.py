@@ -13,6 +13,8 @@ from jaxtyping import Array, PyTree
 
 from rml.errors import UserError
 from rml.ops import trees
+from rml.ops.shapes import check_finite
+from rml.ops.trees import is_floating
 
 Weights = Sequence[float | int] | ArrayLike
 """A weight for each expert."""
@@ -49,21 +51,18 @@ def of_floats(method: Merging) -> Merging:
     return cast(Merging, merged)
 
 
-def is_floating(leaf: Any) -> bool:
-    """Tells whether an array is of numbers that have an average: no integers or truth values."""
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
-
-
 def check_integers(base: PyTree, experts: PyTree) -> None:
     """Raises `UserError` for a leaf of integers or truth values in which experts differ.
 
-    Values of traced experts are not looked at.
+    It does as well where no leaf is floating-point. Values of traced experts are not looked at.
 
     Args:
       base: Parameters of the common base, which give types alone.
       experts: Parameters of n experts, stacked on a leading axis, of the base's leaves.
     """
     leaves = jax.tree_util.tree_leaves_with_path(base)
+    if not any(is_floating(leaf) for _, leaf in leaves):
+        raise UserError("base has no floating-point leaf, expected at least one to merge")
     for (path, leaf), own in zip(leaves, jax.tree.leaves(experts), strict=True):
         if is_floating(leaf) or isinstance(own, jax.core.Tracer):
             continue
@@ -135,10 +134,12 @@ def task_arithmetic(base: PyTree, experts: PyTree, *, scale: ArrayLike = 0.3) ->
       Parameters of one model.
 
     Raises:
+      ValueError: `scale` is not finite.
       UserError: Experts are not stacked, or as `check_integers`.
 
     Source: Ilharco et al., Editing Models with Task Arithmetic, arXiv:2212.04089.
     """
+    check_finite(scale=scale)
     count = trees.check_stacked(base, "experts", experts)
     vectors = trees.task_vectors(base, experts)
     return trees.combine(base, vectors, jnp.broadcast_to(jnp.asarray(scale), (count,)))

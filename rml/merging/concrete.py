@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from rml.errors import UserError
 from rml.ops import trees
+from rml.ops.shapes import check_finite
 from rml.training import check_batches, descend
 
 
@@ -177,10 +178,12 @@ def learn_mask(
       UserError: There is no step or no example, among inner batches too; a leaf of the vectors is
         missing, is too many, or has another shape; base or vectors hold NaN or infinite values; or
         a vector is too long to be of this base. Values of traced trees are not looked at.
+      ValueError: `scale` is not finite.
 
     Source: Tang et al., Concrete Subspace Learning based Interference Elimination for Multi-task
       Model Fusion, arXiv:2312.06173, Algorithm 1.
     """
+    check_finite(scale=scale)
     check_batches("batches", batches)
     if inner_batches is not None:
         check_batches("inner_batches", inner_batches)

@@ -33,6 +33,7 @@ def dare(
       Parameters of one model.
 
     Raises:
+      ValueError: `scale` is not finite.
       UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`, or as `check_rate` or
         `check_integers`.
 

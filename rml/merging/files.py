@@ -20,6 +20,7 @@ from rml.merging.methods import METHODS, check_variance, compiled
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.files import read_file
 from rml.models.pretrained.tensors import FLOATS, Tensor
+from rml.ops import shapes
 from rml.ops.trees import check_distances, check_finite, check_trees
 
 ENDING = ".safetensors"
@@ -63,6 +64,7 @@ def merge_files(
         shape, are floating point in the base alone, hold NaN or infinite values, also once merged
         and rounded, or lie too far from the base; a running variance would become negative; `out`
         exists, does not end in `.safetensors`, or cannot be written. Nothing is written then.
+      ValueError: A scale is not finite.
     """
     if method not in METHODS_OF_FILES:
         raise unknown("method of files", method, METHODS_OF_FILES)
@@ -77,6 +79,7 @@ def merge_files(
         options["weights"] = scaled_weights(options["weights"], len(experts))
     if "rate" in options:
         check_rate(options["rate"])
+    shapes.check_finite(scale=options.get("scale"))
     paths, own = list(experts), experts[0] if base is None else base
     opened = {path: open_checkpoint(path) for path in dict.fromkeys((own, *paths))}
     start = opened[own]

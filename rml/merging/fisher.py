@@ -10,9 +10,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PyTree
 
 from rml.errors import UserError
-from rml.merging.averages import Weights, array_of_weights, check_integers, is_floating
+from rml.merging.averages import Weights, array_of_weights, check_integers
 from rml.ops import trees
 from rml.ops.shapes import check_between, check_whole
+from rml.ops.trees import is_floating
 
 ALL: Literal["all"] = "all"
 SAMPLED: Literal["sampled"] = "sampled"

@@ -22,6 +22,7 @@ from rml.merging.fisher import fisher_merge
 from rml.merging.regmean import regmean, stacked_grams
 from rml.merging.ties import ties
 from rml.ops import trees
+from rml.ops.shapes import check_finite
 
 
 class Method(NamedTuple):
@@ -74,16 +75,18 @@ def merge(
       Parameters of one model, of the base's structure and types.
 
     Raises:
-      UserError: The method is unknown, there is no expert, trees differ in a leaf or a shape, hold
-        NaN or infinite values, experts differ in a leaf of integers or truth values, an expert is
-        too far from the base, weights are below 0, infinite or all 0, a rate of dropping is not in
-        [0, 1), or a running variance would become negative. Values of traced trees are not looked
-        at.
+      UserError: The method is unknown; there is no expert, no floating-point leaf or, for
+        "regmean", no matrix; trees differ in a leaf or a shape, hold NaN or infinite values;
+        experts differ in a leaf of integers or truth values; an expert is too far from the base;
+        weights are below 0, infinite or all 0; a rate of dropping is not in [0, 1); or a running
+        variance would become negative. Values of traced trees are not looked at.
+      ValueError: A scale is not finite.
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     given = {"experts": experts, **{k: options[k] for k in ("fishers",) if k in options}}
     stacked = {name: _stacked(base, name, tree) for name, tree in given.items()}
+    check_integers(base, stacked["experts"])
     if "grams" in options:
         stacked["grams"] = stacked_grams(base, options["grams"], options.get("averaged"))
     counts = {name: jax.tree.leaves(tree)[0].shape[0] for name, tree in stacked.items()}
@@ -93,7 +96,7 @@ def merge(
         options["weights"] = array_of_weights(options["weights"], counts["experts"])
     if "rate" in options:
         check_rate(options["rate"])
-    check_integers(base, stacked["experts"])
+    check_finite(scale=options.get("scale"))  # to a compiled method it is traced
     limit = farthest if METHODS[method].scaled else math.inf
     trees.check_fine_tuned(base, stacked, farthest=limit)
     given = stacked.pop("experts")

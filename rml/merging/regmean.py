@@ -217,10 +217,17 @@ def stacked_grams(
         for i, own in enumerate(grams):
             check_grams(base, f"grams[{i}]", own, averaged=averaged)
         names = set.intersection(*(set(own) for own in grams))
-        return trees.stack_trees([{name: own[name] for name in sorted(names)} for own in grams])
-    lead = np.shape(next(iter(grams.values())))[:1] if grams else ()
-    check_grams(base, "grams", grams, averaged=averaged, lead=lead)
-    return grams
+        stacked = trees.stack_trees([{name: own[name] for name in sorted(names)} for own in grams])
+    else:
+        lead = np.shape(next(iter(grams.values())))[:1] if grams else ()
+        check_grams(base, "grams", grams, averaged=averaged, lead=lead)
+        stacked = grams
+    if not stacked:
+        raise UserError(
+            "grams has no matrix, expected at least one: without any, models are merged by the "
+            "method 'weighted_average'"
+        )
+    return stacked
 
 
 def _matches(averaged: str | None, name: str) -> bool:

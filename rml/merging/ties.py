@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rml.merging.averages import of_floats
 from rml.ops import trees
-from rml.ops.shapes import check_between
+from rml.ops.shapes import check_between, check_finite
 
 DISJOINT = ("mean", "sum")
 DIGIT = 1 << 15
@@ -46,7 +46,7 @@ def ties(
       Parameters of one model.
 
     Raises:
-      ValueError: `keep` is not in (0, 1], or `disjoint` is neither.
+      ValueError: `keep` is not in (0, 1], `disjoint` is neither, or `scale` is not finite.
       UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`, or as
         `check_integers`.
 
@@ -56,6 +56,7 @@ def ties(
         raise ValueError(f"keep is {keep}, expected a share in (0, 1]")
     if disjoint not in DISJOINT:
         raise ValueError(f"disjoint is {disjoint!r}, expected one of: {', '.join(DISJOINT)}")
+    check_finite(scale=scale)
     trees.check_stacked(base, "experts", experts)
     vectors = trees.task_vectors(base, experts)
     vectors = trim(vectors, keep=keep) if least is None else trim_below(vectors, least)

@@ -94,6 +94,7 @@ def modularise(
         out of its range, a part of `excluded` is in no name, a leaf of the experts or of `shared`
         is missing, is too many, or has another shape, a tree holds NaN or infinite values, or an
         expert is too far from the base. Values of traced trees are not looked at.
+      ValueError: `scale` is not finite, and no shared expert is given.
 
     Source: Lu et al., Twin-Merging: Dynamic Integration of Modular Expertise in Model Merging,
       arXiv:2406.15479.

@@ -57,6 +57,11 @@ def is_vector(path: Sequence[Any], leaf: Any) -> bool:
     return leaf_name(path[-1:]) == "bias" or sum(size > 1 for size in block) < 2
 
 
+def is_floating(leaf: Any) -> bool:
+    """Tells whether an array is of numbers that have an average: no integers or truth values."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
 def check_trees(base: PyTree, others: Mapping[str, PyTree], *, lead: int | None = None) -> None:
     """Checks that trees have the leaves of a base, by names and shapes alone.
 
@@ -118,16 +123,17 @@ def check_values(base: PyTree, others: Mapping[str, PyTree], *, farthest: float 
     Args:
       base: The parameters that all were fine-tuned from.
       others: Fine-tuned parameters by the names that messages give them.
-      farthest: Largest distance from the base, as a share of the base's norm.
+      farthest: Largest distance from the base, as a share of the base's norm; neither counts leaves
+        of integers or truth values, such as a step's number.
 
     Raises:
       UserError: A leaf holds NaN or infinite values, or a tree lies too far from the base.
     """
     check_finite({"the base": base, **others})
-    size = max(float(norm(base)), 1e-30)
+    size = max(float(_norm_of_floats(base, base)), 1e-30)
     check_distances(
         {
-            name: float(norm(jax.tree.map(jnp.subtract, tree, base))) / size
+            name: float(_norm_of_floats(base, task_vectors(base, tree))) / size
             for name, tree in others.items()
         },
         farthest,
@@ -184,7 +190,8 @@ def check_fine_tuned(base: PyTree, stacked: Mapping[str, PyTree], *, farthest: f
       base: The parameters that all were fine-tuned from.
       stacked: Trees by name, each stacked on a leading axis. "experts" are models, "vectors" are
         what models have beyond the base; trees of other names need only be finite.
-      farthest: Largest distance of a model from the base, as a share of the base's norm.
+      farthest: Largest distance of a model from the base, as a share of the base's norm; neither
+        counts leaves that are integers or truth values in the base.
 
     Raises:
       UserError: A leaf holds NaN or infinite values, or a model lies too far from the base.
@@ -209,9 +216,20 @@ def _sizes(base: PyTree, stacked: dict[str, PyTree]) -> tuple[Array, dict[str, A
 
     def of_each(name: str, tree: PyTree) -> Array:
         vectors = task_vectors(base, tree) if name == "experts" else tree
-        return jax.vmap(norm)(vectors)
+        like_base = name in ("experts", "vectors")
+        return jax.vmap(functools.partial(_norm_of_floats, base) if like_base else norm)(vectors)
 
-    return norm(base), {name: of_each(name, tree) for name, tree in stacked.items()}
+    each = {name: of_each(name, tree) for name, tree in stacked.items()}
+    return _norm_of_floats(base, base), each
+
+
+def _norm_of_floats(base: PyTree, tree: PyTree) -> Array:
+    """`norm` of the leaves that are floating-point in the base; NaN if others are not finite."""
+
+    def counted(start: Array, own: Array) -> Array:
+        return own if is_floating(start) else 0 * wide(own)  # 0 times NaN or infinity is NaN
+
+    return norm(jax.tree.map(counted, base, tree))
 
 
 def check_vectors(base: PyTree, vectors: PyTree, *, farthest: float = 1.0) -> int:

@@ -11,6 +11,7 @@ from rml.attention import block_law
 from rml.attention.block_law import (
     Law,
     block_law_part,
+    causal_weights,
     draw_pattern,
     keep_probabilities,
     paired_rows,
@@ -173,3 +174,15 @@ def test_an_empty_block_is_named(attend):
     arrays = [jnp.zeros((1, 1, 4, 2))] * 3
     with pytest.raises(UserError, match="block is 0, expected at least 1"):
         attend(*arrays, rng=jax.random.key(0), block=0)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numbers_of_blocks_and_of_their_tokens_are_whole():
+    for of_blocks in (causal_weights, paired_rows, lambda n: keep_probabilities(n, Law())):
+        assert len(of_blocks(0)) == 0
+        for wrong, message in ((-1, "a number at least 0"), (2.5, "a whole number")):
+            with pytest.raises(ValueError, match=f"^blocks is {wrong}, expected {message}$"):
+                of_blocks(wrong)
+    arrays = [jnp.zeros((1, 1, 4, 2))] * 3
+    with pytest.raises(ValueError, match=r"^block is 1\.5, expected a whole number$"):
+        block_law_part(*arrays, rng=jax.random.key(0), block=1.5)

@@ -402,9 +402,18 @@ def test_deep_sets_that_would_not_count_are_refused(arrays):
         jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 4)))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_arguments_of_the_definition_are_named():
-    with pytest.raises(ValueError, match="segment=0, expected at least 1"):
-        partition("fixed", 6, segment=0, causal=True)
+    for sizes, message in (
+        ({"segment": 0}, "segment is 0, expected a number at least 1"),
+        ({"segment": 1.5}, "segment is 1.5, expected a whole number"),
+        ({"length": -1}, "length is -1, expected a number at least 0"),
+        ({"length": 2.5}, "length is 2.5, expected a whole number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            partition("fixed", **{"length": 6, "segment": 2} | sizes, causal=True)
+    nothing = partition("fixed", 0, segment=2, causal=True)
+    assert count_keys(nothing) == (0, 0, 0)
     labels = partition("fixed", 6, segment=2, causal=True)
     with pytest.raises(ValueError, match="unknown pool 'median'"):
         combiner_weights(np.ones((6, 2)), np.ones((6, 2)), labels, pool="median")

@@ -239,6 +239,7 @@ def test_sinks_of_a_whole_text_have_their_distance():
         ({"slopes": "equal"}, UserError, "unknown slopes 'equal'"),
         ({"strength": -1.0}, ValueError, "strength is -1.0, expected a number at least 0"),
         ({"strength": math.nan}, ValueError, "strength is nan, expected a number at least 0"),
+        ({"strength": math.inf}, ValueError, "strength is inf, expected a finite number"),
         ({"heads": 0}, ValueError, "heads is 0, expected a number above 0"),
     ],
 )

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from rml.attention.hardness import hardness, heavy_mask
 from rml.attention.hyper_samples import HyperSettings, RowSums, Samples, draw_samples, log_floor
 from rml.attention.hyperattention import causal_part, hyper_attention, sorted_part
-from rml.attention.sort_lsh import gray_rank, hyperplanes, sorted_order
+from rml.attention.sort_lsh import buckets, gray_rank, hyperplanes, sorted_order
 from rml.ops.attention_parts import Part, Visible, attend_part
 from rml.ops.blocked_attention import attend_in_blocks
 
@@ -513,6 +513,39 @@ def test_hardness_of_uniform_and_of_one_hot_attention():
         long[None], long, np.ones(6, bool), of_rows
     )
     np.testing.assert_allclose(floor, 32 * 60**2 / 2 + np.log(6 / 3), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("query", "key", "message"),
+    [
+        ((2, 0, 3), (2, 4, 3), "expected at least one example"),
+        ((2, 4, 3), (2, 0, 3), "keys is 0, expected a number above 0"),
+        ((2, 4, 0), (2, 4, 0), "expected at least one feature"),
+        ((2, 4, 3), (2, 4, 2), "shapes do not fit"),
+    ],
+)
+def test_hardness_needs_queries_keys_and_features(query, key, message):
+    given = jnp.zeros(query), jnp.zeros(key)
+    with pytest.raises(ValueError, match=message):
+        hardness(*given)
+    with pytest.raises(ValueError, match=message):
+        heavy_mask(*given, jnp.zeros((4, query[-1])), HyperSettings(block=2))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("vectors", "planes", "message"),
+    [
+        ((0, 3), (4, 3), "expected at least one example"),
+        ((5, 0), (4, 0), "expected at least one feature"),
+        ((5, 3), (4, 2), "shapes do not fit"),
+        ((5, 3), (31, 3), "planes is 31, expected a number between 1 and 30"),
+    ],
+)
+def test_buckets_are_of_vectors_and_of_planes_of_their_width(vectors, planes, message):
+    with pytest.raises(ValueError, match=message):
+        buckets(jnp.zeros(vectors), jnp.zeros(planes))
 
 
 @pytest.mark.parametrize(

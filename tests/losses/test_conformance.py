@@ -363,7 +363,10 @@ def test_temperatures_and_other_scales_are_above_0(name, row, wrong):
     floats, labels, _ = given(row)
     for own in row.numbers:
         if own.endswith("temperature") or own in ABOVE_0:
-            with pytest.raises(ValueError, match=f"^{own} is {wrong}, expected a number above 0"):
+            expected = "at least 1" if name == "annealing_loss" else "above 0"
+            with pytest.raises(
+                ValueError, match=f"^{own} is {wrong}, expected a number {expected}"
+            ):
                 call(row, floats, labels, {**row.numbers, own: wrong})
 
 
@@ -380,6 +383,19 @@ def test_weights_are_not_below_0(row, own, wrong):
     floats, labels, _ = given(row)
     with pytest.raises(ValueError, match=f"^{own} is {wrong}, expected a number at least 0$"):
         call(row, floats, labels, {**row.numbers, own: wrong})
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [(name, x) for name in WEIGHTS for x in WEIGHTS[name]]
+    + [("correlation_congruence", "gamma")]
+    + [(name, "temperature") for name in ("annealing_loss", "kd_loss", "target_enhanced_loss")],
+)
+def test_weights_and_temperatures_of_teachers_are_not_infinite(row, own):
+    floats, labels, _ = given(row)
+    with pytest.raises(ValueError, match=f"^{own} is inf, expected a finite number$"):
+        call(row, floats, labels, {**row.numbers, own: np.inf})
 
 
 @pytest.mark.usefixtures("unchecked")

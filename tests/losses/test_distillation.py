@@ -369,8 +369,22 @@ def test_correlations_of_a_long_series_are_gaussian_and_see_no_turn_or_scale(nor
     turn = np.linalg.qr(normal(2, 6, 6))[0]
     same = correlation_congruence(jnp.asarray(3 * teacher @ turn), given[1])
     np.testing.assert_allclose(same, 0, atol=1e-10)
-    with pytest.raises(ValueError, match="order is 0, expected at least 1"):
-        correlation_congruence(*given, order=0)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [(0, "number at least 1"), (1.5, "whole number"), (2.0, "whole number"), (np.nan, "whole")],
+)
+def test_an_order_is_a_whole_number(order, expected):
+    with pytest.raises(ValueError, match=f"^order is {order}, expected a {expected}"):
+        correlation_congruence(jnp.eye(3), jnp.eye(3), order=order)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_annealing_falls_to_a_temperature_of_1():
+    with pytest.raises(ValueError, match=r"temperature is 0\.5, expected a number at least 1"):
+        annealing_loss(jnp.eye(3), jnp.eye(3), progress=0.5, temperature=0.5)
 
 
 @pytest.mark.parametrize("labelled", [False, True])

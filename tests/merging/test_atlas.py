@@ -171,6 +171,13 @@ def test_the_steepest_blocks_are_selected():
         select_blocks(slopes, budget=7)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", [1.5, 2.0, np.nan])
+def test_a_budget_is_a_whole_number(wrong):
+    with pytest.raises(ValueError, match=f"^budget is {wrong}, expected a whole number$"):
+        select_blocks({"w": jnp.arange(6.0)}, budget=wrong)
+
+
 def test_blocks_taken_out_are_learned_as_those_that_a_mask_keeps():
     base, vectors = arrays(BASE), arrays(VECTORS)
     kept = {"w": jnp.array([False, True]), "blocks": {"k": jnp.array([[0, 1], [1, 1]], bool)}}
@@ -190,6 +197,13 @@ def test_blocks_taken_out_are_learned_as_those_that_a_mask_keeps():
         compose_blocks(base, blocks, found.params), compose(base, vectors, wanted.params)
     )  # fmt: skip
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), moved, whole)
+    for wrong, shape in ((jnp.ones(1), r"\[1\]"), (jnp.ones(4), r"\[4\]"), (jnp.ones(()), r"\[\]")):
+        said = rf"leaf 'blocks.k' of coefficients is {shape}, expected \[3\]: one a block"
+        own = zeros | {"blocks": {"k": wrong}}
+        with pytest.raises(UserError, match=said):
+            compose_blocks(base, blocks, own)
+        with pytest.raises(UserError, match=said):
+            learn_blocks(objective, base, blocks, own, batches)
 
 
 def test_blocks_left_out_take_no_memory():

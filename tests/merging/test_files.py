@@ -311,6 +311,13 @@ def test_options_are_checked_before_a_file_is_opened(
                     **options)  # fmt: skip
 
 
+def test_scales_are_looked_at_before_a_file_is_opened(monkeypatch, tmp_path):
+    monkeypatch.setattr(merged_files, "open_checkpoint", None)
+    with pytest.raises(ValueError, match=r"^scale is inf, expected a finite number$"):
+        merge_files("task_arithmetic", tmp_path / "base", [tmp_path / "first"],
+                    tmp_path / "out.safetensors", scale=np.inf)  # fmt: skip
+
+
 def test_weights_of_files_count_by_their_ratios_alone(files):
     folder, _ = files
     found = []

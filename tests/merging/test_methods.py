@@ -363,7 +363,7 @@ def test_integers_stay_what_all_experts_have(method):
         options["fishers"] = options["fishers"] | ones
     plain = function(as_jax(BASE), as_jax(EXPERTS), **OPTIONS[method])
     found = function(base, same, **options)
-    merged = merge(method, base, same, farthest=1e9, **options)
+    merged = merge(method, base, same, **options)
     for name, leaf in whole.items():
         assert merged[name].dtype == found[name].dtype == leaf.dtype
         np.testing.assert_array_equal(merged[name], leaf)
@@ -374,6 +374,50 @@ def test_integers_stay_what_all_experts_have(method):
     for call in (function, partial(merge, method)):
         with pytest.raises(UserError, match=said):
             call(base, apart, **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trees_without_a_floating_point_leaf_are_refused(method):
+    many = {"steps": jnp.zeros((N, 2), int)}
+    own = {"fisher": {"fishers": many}, "regmean": {"grams": {}}}.get(method, {})
+    for call in (METHODS[method].function, partial(merge, method)):
+        with pytest.raises(UserError, match=r"^base has no floating-point leaf, expected at least"):
+            call({"steps": jnp.zeros(2, int)}, many, **OPTIONS[method] | own)
+
+
+def test_trees_without_a_leaf_are_refused():
+    with pytest.raises(UserError, match=r"^base has no floating-point leaf, expected at least"):
+        merge("average", {}, [{}, {}])
+
+
+def test_integers_do_not_count_in_distances_from_the_base():
+    base, steps = as_jax(BASE), jnp.full(N, 1000)
+    experts, vectors = as_jax(EXPERTS), trees.task_vectors(base, as_jax(EXPERTS))
+    early, late = ({"steps": jnp.asarray(number)} for number in (0, 10**6))
+    merged = merge("task_arithmetic", base | early, experts | {"steps": steps})
+    assert merged["steps"] == 1000
+    trees.check_vectors(base | early, vectors | {"steps": steps})
+    far = jax.tree.map(lambda leaf: leaf + 9, experts)
+    with pytest.raises(UserError, match=r"experts\[0\] lies .* times the base's norm from the"):
+        merge("task_arithmetic", base | late, far | {"steps": steps})
+    broken = experts | {"steps": jnp.full(N, jnp.nan)}  # of a float in the experts alone
+    with pytest.raises(UserError, match=r"leaf 'steps' of experts\[0\] holds NaN"):
+        trees.check_fine_tuned(base | early, {"experts": broken})
+
+
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+def test_scales_and_starts_are_finite(wrong):
+    base, experts = as_jax(BASE), as_jax(EXPERTS)
+    vectors = trees.task_vectors(base, experts)
+    scaled = [name for name, method in METHODS.items() if method.scaled]
+    calls = [partial(METHODS[name].function, base, experts, **OPTIONS[name]) for name in scaled]
+    calls += [partial(merge, name, base, experts, **OPTIONS[name]) for name in scaled]
+    calls += [partial(modularise, base, experts), partial(LEARNERS["vectors"][2], base, vectors)]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"^scale is {wrong}, expected a finite number$"):
+            call(scale=wrong)
+    with pytest.raises(ValueError, match=f"^start is {wrong}, expected a finite number$"):
+        learn_coefficients(size, base, vectors, STEPS, start=wrong)
 
 
 def test_an_unknown_method_and_wrong_numbers_are_named():

@@ -167,6 +167,15 @@ def test_what_gives_no_merge_is_named(options, message):
         merge("regmean", BASE, as_jax(EXPERTS), **options)
 
 
+def test_models_without_any_matrix_are_told_of_the_average():
+    for base, grams, own in (
+        ({"scale": jnp.ones(3)}, {}, {}), ({"scale": jnp.ones(3)}, [{}, {}], {}),
+        ({"kernel": jnp.ones((3, 3))}, {}, {"averaged": "kernel"}),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=r"grams has no matrix, .* method 'weighted_average'"):
+            merge("regmean", base, [base, base], grams=grams, **own)
+
+
 @pytest.mark.slow
 def test_lists_of_matrices_are_stacked_and_each_is_checked():
     each = [{name: gram[i] for name, gram in as_jax(GRAMS).items()} for i in range(N)]

@@ -196,6 +196,12 @@ def test_values_that_are_not_finite_or_of_another_base_are_named(base):
         trees.check_values(own, {"broken": broken})
     with pytest.raises(UserError, match="was it fine-tuned from another base"):
         trees.check_values(own, {"near": near, "far": as_jax(drawn())})
+    steps, used = {"steps": jnp.asarray(1000)}, {"used": jnp.asarray(True)}
+    trees.check_values(
+        own | jax.tree.map(jnp.zeros_like, steps | used), {"near": near | steps | used}
+    )
+    with pytest.raises(UserError, match=r"far lies 1\.\d\d times the base's norm from the base"):
+        trees.check_values(own | steps | used, {"far": as_jax(drawn()) | steps | used})
 
 
 @pytest.mark.parametrize("as_leaf", [np.asarray, jnp.asarray])
