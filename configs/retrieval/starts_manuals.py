@@ -11,7 +11,7 @@ out of the negatives.
 Width and Contriever's rate are those of `contriever_pydocs_random`, where test queries of
 docstrings were seen.
 
-Result: results/contriever, 35 min 25 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/contriever, 27 min 39 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

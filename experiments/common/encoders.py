@@ -111,7 +111,7 @@ def build_encoder(config: Any, head: nn.Module | None = None) -> ProjectedEncode
     return PredictedEncoder(encoder, head, *predictor)
 
 
-def initializer(model: ProjectedEncoder, config: Any) -> Callable[[Any], Any]:
+def initializer(model: nn.Module, config: Any) -> Callable[[Any], Any]:
     """Makes `init(key) -> variables` of a model for the images of a config."""
     return lambda key: model.init(key, jnp.zeros((2, *config.data.image_shape)), train=True)
 

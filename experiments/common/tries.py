@@ -101,7 +101,7 @@ def choose(
     metrics: dict[str, float] = {}
     for method, configs in tried.items():
         measured, chosen[method] = found.get(f"{method}_tries", ({}, 0))
-        metrics[f"tries_{method}"] = len(configs)
+        metrics[f"tries_{method}"] = float(len(configs))
         if measured:
             metrics[f"validation_{method}"] = max(measured.values())
         changes = " ".join(config.tries[method]).split()

@@ -8,6 +8,7 @@ from rml.ops.pairwise import safe_sqrt, squared_euclidean
 from rml.ops.shapes import check_finite, check_shapes
 from rml.ops.similarity import wide
 
+Margin = float | Float[Array, ""]
 ROUNDINGS = 16  # units in the last place by which equal squared distances may differ
 
 
@@ -15,7 +16,7 @@ def _mean(x: Array, keep: Array) -> Array:
     return jnp.sum(jnp.where(keep, x, 0.0)) / jnp.maximum(jnp.sum(keep), 1)
 
 
-def _hard(d: Array, positive: Array, negative: Array, margin: float) -> Array:
+def _hard(d: Array, positive: Array, negative: Array, margin: Margin) -> Array:
     furthest = jnp.max(jnp.where(positive, d, -jnp.inf), axis=1)
     nearest = jnp.min(jnp.where(negative, d, jnp.inf), axis=1)
     keep = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
@@ -43,7 +44,7 @@ def _rounding(z: Array, reach: Array) -> Array:
 
 
 def _semi_hard(
-    d: Array, square: Array, z: Array, positive: Array, negative: Array, margin: float
+    d: Array, square: Array, z: Array, positive: Array, negative: Array, margin: Margin
 ) -> Array:
     number = jnp.sum(negative, axis=1)
     # A negative as far as the positive is not further, though rounding may say so.
@@ -77,7 +78,7 @@ def triplet_loss(
     features: Float[Array, "n d"],
     labels: Int[Array, " n"],
     *,
-    margin: float = 0.2,
+    margin: Margin = 0.2,
     mining: str = "hard",
     squared: bool = False,
 ) -> Float[Array, ""]:

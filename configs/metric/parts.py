@@ -1,0 +1,84 @@
+"""Parts of the configs of metric learning."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import parts
+
+
+def methods() -> dict[str, Any]:
+    """The methods that are compared, with the options that they begin from."""
+    sphere = dict(scale=10.0)
+    return dict(
+        # The public code keeps class vectors at unit length after every update.
+        normalized_softmax=sphere | dict(project=True),
+        learned_scale=sphere,
+        cosface=dict(scale=20.0, margin=0.1, margin_kind="cosine"),
+        arcface=dict(scale=20.0, margin=0.1, margin_kind="angle"),
+        softmax=dict(smoothing=0.1),
+        triplet=dict(margin=0.1, mining="semi-hard"),
+        triplet_all=dict(margin=0.1, mining="all"),
+        contrastive=dict(margin=1.0),
+        prototypical=dict(temperature=4.0),
+        supcon=dict(temperature=0.1),
+    )
+
+
+def tries(steps: int) -> dict[str, Any]:
+    """Options that each method chooses from on validation classes: two at two rates each.
+
+    Args:
+      steps: Training steps of a try.
+    """
+    options = dict(
+        normalized_softmax=("scale", (10.0, 20.0)),
+        learned_scale=("scale", (10.0, 20.0)),
+        cosface=("margin", (0.1, 0.3)),
+        arcface=("margin", (0.1, 0.3)),
+        softmax=("smoothing", (0.0, 0.1)),
+        triplet=("margin", (0.1, 0.3)),
+        triplet_all=("margin", (0.1, 0.3)),
+        contrastive=("margin", (1.0, 1.5)),
+        prototypical=("temperature", (1.0, 4.0)),
+        supcon=("temperature", (0.05, 0.1)),
+    )
+    return dict(steps=steps) | {
+        method: tuple(
+            f"methods.{method}.{name}={value} optimizer.learning_rate={rate}"
+            for rate in (1e-3, 3e-3)
+            for value in values
+        )
+        for method, (name, values) in options.items()
+    }
+
+
+def novel_classes(
+    *, batch: tuple[int, int], steps: int, try_steps: int, **changes: Any
+) -> ConfigDict:
+    """A config that compares methods on novel classes.
+
+    Args:
+      batch: Classes in a batch, and examples of each.
+      steps: Training steps.
+      try_steps: Those of a try.
+      **changes: Parts that replace others or are added.
+    """
+    given = dict(
+        head=dict(features=64),
+        loss=None,
+        batch=dict(zip(("classes", "examples"), batch, strict=True)),
+        methods=methods(),
+        tries=tries(try_steps),
+        splits=2,
+        optimizer=parts.optimizer(learning_rate=1e-3, warmup_steps=20),
+        train=parts.training(
+            batch_size=batch[0] * batch[1],
+            steps=steps,
+            eval_every=0,
+            checkpoint_every=steps,
+        ),
+        evaluation=dict(batch_size=500, shots=(1, 5), draws=50),
+        growth=dict(sizes=(64, 128, 256, 512)),
+    )
+    return parts.pretraining("metric.novel_classes", **given | changes)
