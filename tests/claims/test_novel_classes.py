@@ -183,6 +183,17 @@ def loss_of(method, **options):
     return float(methods.METHODS[method](config, out, labels, 4)), out, labels
 
 
+def test_losses_of_examples_have_several_of_a_class_in_a_batch():
+    config = small()
+    parts = image_parts(config)
+    for method in methods.METHODS:
+        problem = methods.task(config, method, parts.__getitem__, lambda state: {})
+        batches = iter(problem.batches())
+        counts = [np.unique(next(batches)["label"], return_counts=True)[1] for _ in range(6)]
+        whole = all(own.tolist() == [4, 4, 4, 4] for own in counts)
+        assert whole == (method not in methods.VECTORS), method
+
+
 def test_an_episode_has_the_first_half_of_each_class_as_its_support():
     value, out, _ = loss_of("prototypical")
     rows = np.asarray(out.embeddings).reshape(2, 4, 3)
