@@ -47,11 +47,12 @@ SOURCE = (
 STATED = "2026-12-03"
 CLAIMS = (
     *(
-        Claim(f"Novel classes alone, {shots}: accuracy is above that of {TITLES[other]} by 3 "
+        Claim(f"Novel classes alone, {shots}: accuracy is above that of {TITLES['triplet']} by 3 "
               "points",
-              f"disjoint_{place}_over_{other}", ">=", 0.03, SOURCE,
-              stated=STATED, null=f"softmax_disjoint_{place}_over_{other}")
-        for other in ("triplet", "contrastive")
+              f"disjoint_{place}_over_triplet", ">=", 0.03,
+              f"{SOURCE}; a claim on contrastive pairs was left out after the first measurement, "
+              "above which a plain softmax classifier was by as much",
+              stated=STATED, null=f"softmax_disjoint_{place}_over_triplet")
         for place, shots in (("1shot", "1 example each"), ("5shot", "5 examples each"))
     ),
     *(
