@@ -18,10 +18,10 @@ class Novel(NamedTuple):
     """Accuracies by class vectors, a draw of support examples each.
 
     Attributes:
-      disjoint: Of novel examples among novel classes.
-      new: Of novel examples among trained and novel classes.
-      old: Of examples of trained classes among both.
-      harmonic: Harmonic mean of `new` and `old`.
+      disjoint: Accuracies of novel examples among novel classes.
+      new: Accuracies of novel examples among trained and novel classes.
+      old: Accuracies of examples of trained classes among both.
+      harmonic: Harmonic means of `new` and `old`.
     """
 
     disjoint: Float[Array, " e"]

@@ -447,14 +447,18 @@ def image_configs() -> dict[str, list[ConfigDict]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", encoder_recipes())
 def test_every_recipe_of_images_gives_the_features_of_its_encoder(name):
-    """By shapes alone: as wide as the encoder's own output, without the head."""
+    """By shapes alone: as wide as the encoder's own output, without the head.
+
+    Metric learning's head stays: it gives the embeddings.
+    """
     config, *_ = image_configs()[name]
     recipe = find_experiment(name)
     state = jax.eval_shape(recipe.task(config).init, jax.random.key(0))
     embedder = recipe.encoder(config, state)
     one = jax.ShapeDtypeStruct((2, *config.data.image_shape), np.uint8)
     found = jax.eval_shape(embedder.function, embedder.variables, one)
-    assert found.shape == (2, (config.get("model") or config.student).features)
+    last = config.head if name.startswith("metric.") else config.get("model") or config.student
+    assert found.shape == (2, last.features)
     assert embedder.batch_size == (config.get("evaluation") or config.features).batch_size
 
 

@@ -1,0 +1,1 @@
+"""Recipes of metric learning: classes that were never trained on."""
