@@ -3,23 +3,15 @@
 python -m experiments.run --config=configs/metric/novel_glyphs.py --workdir=runs/novel_glyphs
 
 Of each character there are 12 to 16 images. Every split of the characters has encoders of its own.
-`--config.splits=1` takes half of the time.
+`--config.splits=1` takes a fifth of the time.
 
 Result: results/hyperspherical, 17 min 41 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
 
-from configs import parts
-from configs.metric.parts import novel_classes
+from configs.metric.parts import novel_characters
 
 
 def get_config() -> ConfigDict:
-    return novel_classes(
-        batch=(16, 8), steps=800, try_steps=300,
-        data=parts.images(
-            "glyphs", (28, 28, 1), base="train", held_out="test", validation="all", novel="all"
-        ),
-        classes=dict(base=240, validation=80, novel=80, seed=0),
-        augment=parts.warps(degrees=10.0, scale=(0.8, 1.2), shear=10.0),
-    )  # fmt: skip
+    return novel_characters(splits=5, base=240, validation=80, novel=80)

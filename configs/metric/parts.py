@@ -70,7 +70,7 @@ def novel_classes(
         batch=dict(zip(("classes", "examples"), batch, strict=True)),
         methods=methods(),
         tries=tries(try_steps),
-        splits=2,
+        splits=1,
         optimizer=parts.optimizer(learning_rate=1e-3, warmup_steps=20),
         train=parts.training(
             batch_size=batch[0] * batch[1],
@@ -82,3 +82,21 @@ def novel_classes(
         growth=dict(sizes=(64, 128, 256, 512)),
     )
     return parts.pretraining("metric.novel_classes", **given | changes)
+
+
+def novel_characters(*, splits: int, **classes: Any) -> ConfigDict:
+    """A config that compares methods on novel characters, each in many fonts.
+
+    Args:
+      splits: Splits of the characters.
+      **classes: Characters of each part, numbered from 0 in the order of Unicode, or how many.
+    """
+    return novel_classes(
+        batch=(16, 8), steps=800, try_steps=300,
+        data=parts.images(
+            "glyphs", (28, 28, 1), base="train", held_out="test", validation="all", novel="all"
+        ),
+        classes=dict(**classes, seed=0),
+        augment=parts.warps(degrees=10.0, scale=(0.8, 1.2), shear=10.0),
+        splits=splits,
+    )  # fmt: skip
