@@ -4,6 +4,9 @@
 * `alignment`, `uniformity`: Wang and Isola, arXiv:2005.10242. `rankme`: Garrido et al.,
   arXiv:2210.02885. `effective_rank`, `participation_ratio`, `singular_values`: spectra;
   `collapsed`: equal features.
+* `class_retrieval`: Recall@k, R-precision and MAP@R among examples of classes, Musgrave et al.,
+  arXiv:2003.08505. `utilization`: how far test examples lie from others, Venkataramanan et al.,
+  arXiv:2106.04990.
 * `linear_cka`: Kornblith et al., arXiv:1905.00414. `clustering_scores`, `v_measure`: agreement
   with classes.
 * `retrieval_scores`, `ndcg`, `recall` and others: rankings, equal to trec_eval's.
@@ -27,6 +30,7 @@ from rml.evaluation.auroc import auroc_by_group
 from rml.evaluation.cached import cached_features
 from rml.evaluation.calibration import expected_calibration_error, probability_scores
 from rml.evaluation.cka import linear_cka
+from rml.evaluation.class_retrieval import class_retrieval
 from rml.evaluation.clustering import (
     VMeasure,
     clustering_accuracy,
@@ -78,6 +82,7 @@ from rml.evaluation.significance import (
     paired_randomization,
     wilcoxon,
 )
+from rml.evaluation.utilization import utilization
 
 __all__ = [
     "AttentionMaps",
@@ -98,6 +103,7 @@ __all__ = [
     "average_precision",
     "by_position",
     "cached_features",
+    "class_retrieval",
     "clustering_accuracy",
     "clustering_scores",
     "collapsed",
@@ -142,6 +148,7 @@ __all__ = [
     "tie_order",
     "token_nats",
     "uniformity",
+    "utilization",
     "v_measure",
     "wilcoxon",
 ]

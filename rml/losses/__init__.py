@@ -7,8 +7,9 @@ Many compare every row of a batch with every other. They differ in memory:
   (`rml.training.over_batch`).
 * `dcl`, `multiple_negatives_ranking`, `nnclr`, `info_nce_with_queue` and `normalized_softmax`
   stream on one device alone.
-* `triplet_loss`, which mines, `contrastive_pairs` and the relations of `rkd_distance`, `rkd_angle`,
-  `correlation_congruence` and `crd_loss` take memory that is quadratic in the batch.
+* `triplet_loss`, which mines, `contrastive_pairs`, `multi_similarity` and the relations of
+  `rkd_distance`, `rkd_angle`, `correlation_congruence` and `crd_loss` take memory that is quadratic
+  in the batch, `proxy_anchor` memory of rows times classes.
 
 Call them inside `jax.jit`, as a step of training does: a stream is a loop, which JAX compiles anew
 at every call outside of a program.
@@ -28,6 +29,9 @@ The losses and their sources:
 * `triplet_loss`: Schroff et al., FaceNet, arXiv:1503.03832, and Hermans et al., arXiv:1703.07737.
   `contrastive_pairs`: Hadsell et al., CVPR 2006. `prototypical_loss`: Snell et al.,
   arXiv:1703.05175.
+* `multi_similarity`: Wang et al., arXiv:1904.06627. `proxy_anchor`: Kim et al., arXiv:2003.13911.
+  They are cases of `pair_loss`, Venkataramanan et al., arXiv:2106.04990, in which a pair may be
+  positive by a share; a `PairForm`, such as `contrastive_form` and `binomial_form`, says which.
 * `normalized_softmax`: Pereira et al., arXiv:2102.03243, with the margins of CosFace,
   arXiv:1801.09414, and ArcFace, arXiv:1801.07698; `minimum_loss` and `scale_for` are its bounds.
 * `barlow_twins`: Zbontar et al., arXiv:2103.03230. `vicreg`: Bardes et al., arXiv:2105.04906.
@@ -80,6 +84,17 @@ from rml.losses.mnr import multiple_negatives_ranking
 from rml.losses.nnclr import nearest_support, nnclr
 from rml.losses.normalized_softmax import minimum_loss, normalized_softmax, scale_for
 from rml.losses.ntxent import nt_xent
+from rml.losses.pair_loss import (
+    PairForm,
+    PairSide,
+    binomial_form,
+    contrastive_form,
+    multi_similarity,
+    multi_similarity_form,
+    pair_loss,
+    proxy_anchor,
+    proxy_anchor_form,
+)
 from rml.losses.predictive import byol, negative_cosine, simsiam
 from rml.losses.preference import dpo_loss, sequence_log_prob
 from rml.losses.prototypical import prototypical_loss
@@ -90,11 +105,15 @@ from rml.losses.triplet import triplet_loss
 from rml.losses.vicreg import vicreg
 
 __all__ = [
+    "PairForm",
+    "PairSide",
     "annealing_loss",
     "barlow_twins",
+    "binomial_form",
     "byol",
     "clamp_log_scale",
     "clip_loss",
+    "contrastive_form",
     "contrastive_pairs",
     "correlation_congruence",
     "crd_loss",
@@ -109,13 +128,18 @@ __all__ = [
     "kd_loss",
     "masked_lm",
     "minimum_loss",
+    "multi_similarity",
+    "multi_similarity_form",
     "multiple_negatives_ranking",
     "nearest_support",
     "negative_cosine",
     "nnclr",
     "normalized_softmax",
     "nt_xent",
+    "pair_loss",
     "prototypical_loss",
+    "proxy_anchor",
+    "proxy_anchor_form",
     "rkd_angle",
     "rkd_distance",
     "scale_for",

@@ -5,11 +5,37 @@
   keeps trained class vectors on the sphere. Hyperspherical embedding for novel class
   classification, arXiv:2102.03243; its loss is `rml.losses.normalized_softmax`.
 
-What it is compared with is in `rml.losses` too: `triplet_loss`, `contrastive_pairs`,
-`prototypical_loss`, `sup_con`.
+* `metrix`, `draw_mixtures`, `mix`, `mixed_similarities`, `similarities_of_mixed`,
+  `positivity_threshold`: losses of pairs on mixed examples, whose targets are mixed too. It takes
+  two to tango: mixup for deep metric learning, ICLR 2022, arXiv:2106.04990; its losses are cases of
+  `rml.losses.pair_loss`.
+
+What they are compared with is in `rml.losses` too: `triplet_loss`, `contrastive_pairs`,
+`prototypical_loss`, `sup_con`, `multi_similarity`, `proxy_anchor`.
 """
 
+from rml.metric.metrix import (
+    Mixtures,
+    draw_mixtures,
+    metrix,
+    mix,
+    mixed_similarities,
+    positivity_threshold,
+    similarities_of_mixed,
+)
 from rml.metric.novel import OpenClassifier, class_prototypes, cosine_logits
 from rml.metric.projection import unit_rows
 
-__all__ = ["OpenClassifier", "class_prototypes", "cosine_logits", "unit_rows"]
+__all__ = [
+    "Mixtures",
+    "OpenClassifier",
+    "class_prototypes",
+    "cosine_logits",
+    "draw_mixtures",
+    "metrix",
+    "mix",
+    "mixed_similarities",
+    "positivity_threshold",
+    "similarities_of_mixed",
+    "unit_rows",
+]

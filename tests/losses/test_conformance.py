@@ -63,6 +63,10 @@ def episode(support, query, labels, **numbers):
     return losses.prototypical_loss(support, labels, query, labels, num_classes=2, **numbers)
 
 
+def by_proxies(features, proxies, labels, **numbers):
+    return losses.proxy_anchor(features, labels, proxies, **numbers)
+
+
 def mined(how, squared=False):
     return partial(losses.triplet_loss, mining=how, squared=squared, margin=1.3)
 
@@ -103,6 +107,13 @@ LOSSES = {
     "normalized_softmax, angle": Row(
         partial(by_class_vectors, kind="angle"), ("n d", "k d"),
         {"scale": 3.0, "margin": 0.4}, labels=("n",), scale="rows",
+    ),
+    "multi_similarity": Row(
+        losses.multi_similarity, ("n d",), {"beta": 1.5, "gamma": 3.0, "margin": 0.2},
+        labels=("n",), scale="rows",
+    ),
+    "proxy_anchor": Row(
+        by_proxies, ("n d", "k d"), {"scale": 3.0, "margin": 0.2}, labels=("n",), scale="rows"
     ),
     "barlow_twins": Row(
         losses.barlow_twins, PAIR, {"redundancy": 0.3}, scale="columns", fewest=2
@@ -153,9 +164,16 @@ LOSSES = {
     ),
 }  # fmt: skip
 EXEMPT = {
+    "PairForm": "it says which loss `pair_loss` is",
+    "PairSide": "it is half of a `PairForm`",
+    "binomial_form": "it is a form of `pair_loss`",
     "clamp_log_scale": "it bounds a parameter after a step",
+    "contrastive_form": "it is a form of `pair_loss`",
     "minimum_loss": "it bounds `normalized_softmax`",
+    "multi_similarity_form": "it is the form of `multi_similarity`",
     "nearest_support": "it finds what `nnclr` compares with",
+    "pair_loss": "it is of similarities, not examples; `multi_similarity` and `proxy_anchor` call it",
+    "proxy_anchor_form": "it is the form of `proxy_anchor`",
     "scale_for": "it bounds the scale of `normalized_softmax`",
     "sequence_log_prob": "it is a log-probability, of which `dpo_loss` is made",
     "sinkhorn_codes": "it assigns to the prototypes of `swav`",
