@@ -163,11 +163,11 @@ def pair_loss(
       The loss; 0 for an anchor without pairs.
 
     Raises:
-      ValueError: If shapes do not fit, or `reduction` is unknown.
+      ValueError: If shapes do not fit, there is no anchor or no example, or `reduction` is unknown.
 
     Source: Venkataramanan et al., arXiv:2106.04990, generic loss, of interpolated labels too.
     """
-    check_shapes(similarities=(similarities, "a u"), targets=(targets, "a u"), where=(where, "a u"))
+    check_shapes(similarities=(similarities, "n k"), targets=(targets, "n k"), where=(where, "n k"))
     check_reduction(reduction)
     (s,) = wide(similarities)
     y = jnp.asarray(targets, s.dtype)

@@ -172,7 +172,7 @@ EXEMPT = {
     "minimum_loss": "it bounds `normalized_softmax`",
     "multi_similarity_form": "it is the form of `multi_similarity`",
     "nearest_support": "it finds what `nnclr` compares with",
-    "pair_loss": "it is of similarities, not examples; `multi_similarity` and `proxy_anchor` call it",
+    "pair_loss": "it is of similarities; `multi_similarity` and `proxy_anchor` are made of it",
     "proxy_anchor_form": "it is the form of `proxy_anchor`",
     "scale_for": "it bounds the scale of `normalized_softmax`",
     "sequence_log_prob": "it is a log-probability, of which `dpo_loss` is made",

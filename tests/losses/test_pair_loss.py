@@ -167,11 +167,9 @@ def test_shapes_that_differ_are_named():
 
 
 def test_nothing_to_compare_is_named():
-    for shape, seen in (
-        ((0, 2), "expected at least one example"),
-        ((2, 0), "at least one feature"),
-    ):
-        with pytest.raises(ValueError, match=seen):
+    seen = {(0, 2): "at least one example", (2, 0): "at least one feature or class"}
+    for shape, message in seen.items():
+        with pytest.raises(ValueError, match=message):
             pair_loss(jnp.ones(shape), jnp.ones(shape), form=contrastive_form())
 
 
