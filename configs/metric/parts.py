@@ -100,3 +100,50 @@ def novel_characters(*, splits: int, **classes: Any) -> ConfigDict:
         augment=parts.warps(degrees=10.0, scale=(0.8, 1.2), shear=10.0),
         splits=splits,
     )  # fmt: skip
+
+
+def mixing_methods() -> dict[str, Any]:
+    """Three losses without mixtures, with them, and with what mixtures are compared with."""
+    losses: dict[str, Any] = dict(
+        contrastive=dict(margin=0.3),
+        multi_similarity=dict(beta=2.0, gamma=40.0, margin=0.5),
+        proxy_anchor=dict(scale=16.0, margin=0.1),
+    )
+    modes: dict[str, Any] = dict(
+        none=dict(mode="none"),
+        twice=dict(mode="none", updates=2),
+        input=dict(mode="input"),
+        feature=dict(mode="feature"),
+        embedding=dict(mode="embedding"),
+        hard=dict(mode="embedding", targets="hard"),
+        # Synthetic positives and negatives alone, whose targets are whole.
+        positives=dict(mode="embedding", kinds=("positive-positive",)),
+        negatives=dict(mode="embedding", kinds=("negative-negative",)),
+    )
+    own = dict(
+        contrastive=tuple(modes),
+        multi_similarity=("none", "twice", "input", "feature", "embedding", "hard"),
+        proxy_anchor=("none", "twice", "feature", "embedding"),
+    )
+    return {
+        f"{loss}_{mode}": dict(loss=loss, updates=1, targets="mixed") | options | modes[mode]
+        for loss, options in losses.items()
+        for mode in own[loss]
+    }
+
+
+def mixing_tries(steps: int) -> dict[str, Any]:
+    """Options that each method chooses from on validation classes: two margins at two rates each.
+
+    Args:
+      steps: Training steps of a try.
+    """
+    margins = dict(contrastive=(0.3, 0.5), multi_similarity=(0.5, 0.7), proxy_anchor=(0.1, 0.3))
+    return dict(steps=steps) | {
+        method: tuple(
+            f"methods.{method}.margin={margin} optimizer.learning_rate={rate}"
+            for rate in (1e-3, 3e-3)
+            for margin in margins[options["loss"]]
+        )
+        for method, options in mixing_methods().items()
+    }

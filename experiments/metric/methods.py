@@ -165,8 +165,12 @@ def build_model(config: Any, method: str) -> ClassVectors:
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
+    return with_class_vectors(config, config.methods[method].get("scale", 1.0))
+
+
+def with_class_vectors(config: Any, scale: float = 1.0) -> ClassVectors:
+    """Builds the encoder of a config with vectors of the base classes, and a scale."""
     dtype = jnp.dtype(config.dtype)
-    scale = config.methods[method].get("scale", 1.0)
     return ClassVectors(
         models.build(**config.model, dtype=dtype),
         models.ProjectionHead(features=config.head.features, layers=1, dtype=dtype),

@@ -25,12 +25,12 @@ import numpy as np
 
 from experiments.common import figures
 from experiments.common import tries as common_tries
-from experiments.common.class_parts import image_parts, num_classes, over_splits
+from experiments.common.class_parts import image_parts, num_classes
 from experiments.common.comparison import for_each
 from experiments.common.encoders import image_encoder
 from experiments.common.evaluators import Labelled, encode
 from experiments.common.pretraining import train_on_mesh
-from experiments.metric import growth, measures
+from experiments.metric import growth, measures, splits
 from experiments.metric.methods import METHODS, TITLES, VECTORS, build_model, check_batch
 from experiments.metric.methods import task as task_of
 from experiments.ranges import SIZE, Range
@@ -125,24 +125,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Chooses, trains and measures in each split, compares over splits, draws."""
     check_batch(config)
     common_tries.candidates(config, METHODS)
-    # Seeds of different runs have no split in common.
-    seeds = range(config.seed * config.splits, (config.seed + 1) * config.splits)
-
-    def measure(name: str, inner: RunDirectory) -> tuple[Mapping[str, float], None]:
-        if (done := inner.summary()) is not None:
-            return done["metrics"], None
-        return measure_split(config, inner, int(name.removeprefix("split_"))), None
-
-    found = for_each(run, [f"split_{seed}" for seed in seeds], measure)
-    splits = [metrics for metrics, _ in found.values()]
-    metrics: dict[str, float] = {}
-    for name in splits[0]:
-        if name.startswith("chosen_"):
-            continue  # the mean of choices need not be a choice
-        mean, low, high = over_splits(config, [own[name] for own in splits])
-        metrics[name] = float(mean)
-        if "_at_edge_" not in name and not name.startswith("tries_") and len(splits) > 1:
-            metrics |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    metrics = splits.measure_all(config, run, measure_split)
     counts = growth.operations(config)
     metrics |= growth.exponents(counts)
     draw(config, run, metrics)
@@ -150,10 +133,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     return metrics
 
 
-def measure_split(config: Any, run: RunDirectory, seed: int) -> dict[str, float]:
+def measure_split(own: Any, run: RunDirectory) -> dict[str, float]:
     """Measures every method on one split of the classes, with options chosen on it."""
-    own = config.copy_and_resolve_references()
-    own.seed, own.classes.seed = seed, config.classes.seed + seed
     parts = image_parts(own)
 
     def problem(one: Any, method: str) -> Task:
@@ -167,10 +148,10 @@ def measure_split(config: Any, run: RunDirectory, seed: int) -> dict[str, float]
         return validation(one, model(method), state, parts["validation"])
 
     tried = common_tries.candidates(own, METHODS)
+    short = {method: [splits.shortened(one) for one in each] for method, each in tried.items()}
     chosen, metrics = common_tries.choose(
-        own, run, {method: [shortened(one) for one in each] for method, each in tried.items()},
-        task=problem, score=score, name="validation",
-    )  # fmt: skip
+        own, run, short, task=problem, score=score, name="validation"
+    )
 
     def measure(method: str, inner: RunDirectory) -> tuple[dict[str, float], None]:
         one = tried[method][chosen[method]]
@@ -180,13 +161,6 @@ def measure_split(config: Any, run: RunDirectory, seed: int) -> dict[str, float]
     for method, (found, _) in for_each(run, METHODS, measure).items():
         metrics |= {f"{method}_{name}": value for name, value in found.items()}
     return metrics | differences(metrics)
-
-
-def shortened(config: Any) -> Any:
-    """The config of a try, which trains for `tries.steps` steps."""
-    one, steps = config.copy_and_resolve_references(), config.tries.steps
-    one.train.update(dict(steps=steps, eval_every=0, checkpoint_every=steps, log_every=steps))
-    return one
 
 
 def embed(config: Any, model: Any, state: TrainState, source: data.Source) -> Labelled:

@@ -53,7 +53,7 @@ def draw_mixtures(
     labels: Int[Array, " n"],
     *,
     per_anchor: int,
-    kinds: Sequence[str] = USED,
+    kinds: Sequence[str] | None = None,
     alpha: float = 2.0,
     anchor_labels: Int[Array, " a"] | None = None,
     similarities: Float[Array, "a n"] | None = None,
@@ -64,7 +64,8 @@ def draw_mixtures(
       key: Key of the draw.
       labels: Class of each example.
       per_anchor: Pairs of each anchor.
-      kinds: Kinds of `KINDS` between which a coin is thrown.
+      kinds: Kinds of `KINDS` between which a coin is thrown; by default `USED`, of which other
+        anchors than the examples have the first.
       alpha: The share is drawn from the Beta distribution of α and α.
       anchor_labels: Class of each anchor, such as a proxy; by default the examples are the anchors.
       similarities: Similarity of each anchor to each example; where it is given, negatives are the
@@ -82,6 +83,8 @@ def draw_mixtures(
     Source: Venkataramanan et al., arXiv:2106.04990, mixed pairs; one kind and share a step as in
     its public code, in which the most similar negative is mixed where inputs are.
     """
+    if kinds is None:
+        kinds = USED if anchor_labels is None else USED[:1]
     check_count(1, per_anchor=per_anchor, kinds=len(kinds))
     check_above_0(alpha=alpha)
     check_finite(alpha=alpha)
@@ -236,7 +239,7 @@ def metrix(
       proxies: Vectors of the classes, which are the anchors then; by default the rows are.
       mixed_weight: Weight w of the loss of mixtures, at least 0.
       per_anchor: Mixtures of each anchor.
-      kinds: See `draw_mixtures`; by default `USED`, of proxies its first.
+      kinds: See `draw_mixtures`.
       alpha: See there.
 
     Returns:
@@ -263,9 +266,8 @@ def metrix(
     others = ~jnp.eye(len(labels), dtype=bool) if own is None else jnp.ones(same.shape, bool)
     clean = pair_loss(anchors @ rows.T, same.astype(rows.dtype), form=form, where=others)
     mixtures = draw_mixtures(
-        key, labels, per_anchor=per_anchor, alpha=alpha, anchor_labels=own,
-        kinds=kinds or (USED if own is None else USED[:1]),
-    )  # fmt: skip
+        key, labels, per_anchor=per_anchor, kinds=kinds, alpha=alpha, anchor_labels=own
+    )
     mixed = pair_loss(
         mixed_similarities(anchors, rows, mixtures), mixtures.targets, form=form,
         where=mixtures.where,
