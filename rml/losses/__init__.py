@@ -3,10 +3,9 @@
 Many compare every row of a batch with every other. They differ in memory:
 
 * `info_nce`, `nt_xent`, `sup_con`, `clip_loss` and `siglip_loss` stream: memory grows with the
-  batch, not with its square. `axis_name` spreads them round a ring of devices
-  (`rml.training.over_batch`).
-* `dcl`, `multiple_negatives_ranking`, `nnclr`, `info_nce_with_queue` and `normalized_softmax`
-  stream on one device alone.
+  batch, not with its square. `axis_name` spreads them round a ring of devices, and
+  `normalized_softmax`, which compares no two rows, over any (`rml.training.over_batch`).
+* `dcl`, `multiple_negatives_ranking`, `nnclr` and `info_nce_with_queue` stream on one device alone.
 * `triplet_loss`, which mines, `contrastive_pairs`, `multi_similarity` and the relations of
   `rkd_distance`, `rkd_angle`, `correlation_congruence` and `crd_loss` take memory that is quadratic
   in the batch, `proxy_anchor` memory of rows times classes.

@@ -8,6 +8,7 @@ from rml.losses.reduction import check_reduction
 from rml.ops.ring import ring_values
 from rml.ops.shapes import check_above_0, check_indices, check_shapes
 from rml.ops.streaming import Mask, Pairs, promote, row_values, weighted_sum
+from rml.ops.varying import varies_over
 
 
 def _not_same_label(row: Array, col: Array, row_label: Array, col_label: Array) -> Array:
@@ -21,14 +22,7 @@ def _listed(row: Array, col: Array, row_label: Array, col_label: Array | None) -
 
 def _is_whole(x: Array, sharded: Array, axis_name: str | tuple[str, ...]) -> bool:
     """Whether an array is the same on devices over which another one differs."""
-    names = {axis_name} if isinstance(axis_name, str) else {*axis_name}
-
-    def varies(array: Array) -> set[str]:
-        kind = jax.typeof(array)
-        older = getattr(kind, "vma", ())  # JAX before 0.10
-        return {*getattr(getattr(kind, "manual_axis_type", None), "varying", older)}
-
-    return names <= varies(sharded) and not names & varies(x)
+    return varies_over(sharded, axis_name) and not varies_over(x, axis_name)
 
 
 def info_nce(

@@ -21,8 +21,9 @@ from rml.ops.shapes import (
     check_indices,
     check_shapes,
 )
-from rml.ops.similarity import normalize, wide
+from rml.ops.similarity import normalize
 from rml.ops.streaming import Pairs, row_values
+from rml.ops.varying import varies_over, vary_alike
 
 MARGINS = ("none", "cosine", "angle")
 """Kinds of margin: none, CosFace's on the cosine, ArcFace's on the angle."""
@@ -38,6 +39,7 @@ def normalized_softmax(
     margin_kind: str = "none",
     reduction: str = "mean",
     block_size: int | None = None,
+    axis_name: str | None = None,
 ) -> Float[Array, ""] | Float[Array, " n"]:
     r"""Computes the cross-entropy of cosines to class vectors.
 
@@ -62,14 +64,17 @@ def normalized_softmax(
       margin_kind: One of `MARGINS`.
       reduction: Mean over the rows, or each row's loss.
       block_size: Rows of one strip of logits; automatic by default.
+      axis_name: Inside `jax.shard_map`, the mesh axis over which rows and labels are sharded: the
+        mean is that of the whole batch. Class vectors are the same along it; of other axes, which
+        `rml.training.over_batch` leaves to the compiler, they may be sharded over any.
 
     Returns:
       The loss.
 
     Raises:
       ValueError: If shapes do not fit, `scale` is not above 0, a margin is out of its range or is
-        given without a kind, `margin_kind` or `reduction` is unknown or, outside `jit`, a label is
-        out of range.
+        given without a kind, `margin_kind` or `reduction` is unknown, `prototypes` are sharded over
+        `axis_name` or, outside `jit`, a label is out of range.
 
     Source: Pereira et al., arXiv:2102.03243, with the scale and without a bias as in its public
     code; margins: Wang et al., CosFace, arXiv:1801.09414, eq. 4, and Deng et al., ArcFace,
@@ -84,20 +89,25 @@ def normalized_softmax(
     check_finite(margin=margin)
     if margin_kind == "none" and isinstance(margin, int | float) and margin:
         raise ValueError(f"margin is {margin} and margin_kind 'none', expected a kind of margin.")
-    rows, vectors = normalize(features), normalize(prototypes)
+    if axis_name is not None and varies_over(prototypes, axis_name):
+        raise ValueError(
+            f"prototypes are sharded over {axis_name!r}, expected the same on all its devices"
+        )
+    rows, vectors = vary_alike(normalize(features), normalize(prototypes))
     if margin_kind == "none":
-        return info_nce(
+        loss = info_nce(
             rows, vectors, positives=labels, temperature=1 / scale, reduction=reduction,
             block_size=block_size,
         )  # fmt: skip
-    rows, vectors = wide(rows, vectors)
-    cosine = jnp.sum(rows * jnp.take(vectors, labels, axis=0), axis=1)
-    own = cosine - margin if margin_kind == "cosine" else _turned(cosine, margin)
-    others = row_values(
-        scale * rows, vectors, mask=_other_class, block_size=block_size,
-        pairs=Pairs(labels, jnp.arange(len(vectors), dtype=labels.dtype)),
-    )  # fmt: skip
-    return reduced(jax.nn.softplus(others - scale * own), reduction)
+    else:
+        cosine = jnp.sum(rows * jnp.take(vectors, labels, axis=0), axis=1)
+        own = cosine - margin if margin_kind == "cosine" else _turned(cosine, margin)
+        others = row_values(
+            scale * rows, vectors, mask=_other_class, block_size=block_size,
+            pairs=Pairs(labels, jnp.arange(len(vectors), dtype=labels.dtype)),
+        )  # fmt: skip
+        loss = reduced(jax.nn.softplus(others - scale * own), reduction)
+    return jax.lax.pmean(loss, axis_name) if axis_name and reduction == "mean" else loss
 
 
 def _other_class(row: Array, column: Array, label: Array, number: Array) -> Array:

@@ -65,7 +65,6 @@ def ring_values(
     if columns and kind == "softplus":
         raise ValueError("column values are of kind 'logsumexp' only, got kind='softplus'.")
     q, k, bias = promote(q, k, bias)
-    bias += jnp.zeros_like(q[0, 0])  # varies over the mesh as q does, so does its gradient
     n, m = q.shape[0], k.shape[0]
     block = strip_rows(n, m, block_size) or n
     here = lax.axis_index(axis_name)

@@ -45,6 +45,7 @@ from rml.ops.strips import (
     weighted_values,
 )
 from rml.ops.strips_symmetric import gram, symmetric_gradients, symmetric_values
+from rml.ops.varying import vary_alike
 
 __all__ = [
     "Mask",
@@ -95,7 +96,7 @@ def weighted_sum(
         raise ValueError(f"weights has shape {weights.shape}, expected {q.shape[:1]}: one a row.")
     check_labels(pairs, q.shape[0], k.shape[0])
     block = strip_rows(q.shape[0], k.shape[0], block_size)
-    weights = weights.astype(q.dtype)
+    q, k, bias, weights = vary_alike(q, k, bias, weights.astype(q.dtype))
     if block:
         return _weighted_sum(Stream(kind, "rows", mask, block), q, k, bias, weights, pairs)
     row = _counted(_dense_values(_dense(mask, q, k, bias, pairs), kind, 1), weights)
@@ -241,11 +242,12 @@ def masked_sum(
 
 
 def promote(q: Array, k: Array, bias: float | Array) -> tuple[Array, Array, Array]:
-    """Brings operands to one type, float32 or wider, and checks their widths."""
+    """Brings operands to one type, float32 or wider, and to the same axes of a mesh."""
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(f"queries and keys must share their width, got {q.shape} and {k.shape}.")
     dtype = jnp.promote_types(jnp.promote_types(q.dtype, k.dtype), jnp.float32)
-    return q.astype(dtype), k.astype(dtype), jnp.asarray(bias, dtype)
+    q, k, bias = vary_alike(q.astype(dtype), k.astype(dtype), jnp.asarray(bias, dtype))
+    return q, k, bias
 
 
 # ------------------------------------------------------------------------------------ dense form

@@ -256,7 +256,9 @@ def over_batch(loss: Callable[..., Any]) -> Callable[..., Any]:
     """Spreads a loss that takes `axis_name` over the batch axes of the mesh in use when called.
 
     Left to the partitioner, a pass over all pairs of a batch gathers the whole of it on every
-    device; told its axes, the loss exchanges what it needs itself, see `rml.ops.ring`.
+    device; told its axes, the loss exchanges what it needs itself, see `rml.ops.ring`. Other axes
+    of the mesh stay with the partitioner: class vectors that the loss closes over, whole for every
+    row, are not gathered over `model`.
 
     Args:
       loss: `loss(*arrays, axis_name=...) -> scalar`, the arrays sharded along their first axis.
@@ -270,7 +272,7 @@ def over_batch(loss: Callable[..., Any]) -> Callable[..., Any]:
         axes = batch_axes()
         if not axes:
             return loss(*arrays, axis_name=None)
-        own = partial(loss, axis_name=axes)
-        return jax.shard_map(own, in_specs=PartitionSpec(axes), out_specs=PartitionSpec())(*arrays)
+        by_rows = partial(jax.shard_map, axis_names=set(axes), in_specs=PartitionSpec(axes))
+        return by_rows(partial(loss, axis_name=axes), out_specs=PartitionSpec())(*arrays)
 
     return spread

@@ -138,3 +138,80 @@ def test_labels_without_a_class_vector_are_refused():
 def test_one_class_is_refused(one):
     with pytest.raises(ValueError, match=r"^classes is 1, expected a number at least 2$"):
         one(1, 0.7)
+
+
+MESH = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from rml.losses import normalized_softmax
+from rml.training import make_mesh, over_batch, use_mesh
+from tpu import hlo, work
+from tpu.collectives import collectives
+
+mesh = make_mesh({"data": 2, "model": 2})
+n, k, d = 24, 20, 6
+rng = np.random.default_rng(0)
+rows, vectors = (rng.standard_normal((count, d)).astype("f") for count in (n, k))
+labels, numbers = rng.integers(0, k, n), (7.0, 0.4)
+sharded = [NamedSharding(mesh, P(*axes)) for axes in (("data", None), ("data",), ("model", None))]
+given = (*jax.device_put((rows, labels, vectors), tuple(sharded)), numbers)
+found = {}
+
+for kind, block in (("none", None), ("none", 4), ("cosine", 4), ("angle", 4)):
+    def loss(rows, labels, vectors, numbers, **how):
+        scale, margin = numbers
+        margin = {} if kind == "none" else {"margin": margin, "margin_kind": kind}
+        return normalized_softmax(
+            rows, labels, vectors, scale=scale, block_size=block, **margin, **how)
+
+    def spread(rows, labels, vectors, numbers):
+        return over_batch(lambda *own, axis_name: loss(*own, vectors, numbers, axis_name=axis_name)
+            )(rows, labels)
+
+    expected = jax.jit(jax.value_and_grad(loss, (0, 2, 3)))(rows, labels, vectors, numbers)
+    for way, of in (("compiler", loss), ("rows", spread)):
+        with use_mesh(mesh):
+            whole = NamedSharding(mesh, P())
+            step = jax.jit(jax.value_and_grad(of, (0, 2, 3)),
+                           out_shardings=(whole, (sharded[0], sharded[2], whole)))
+            program = step.lower(*given).compile()
+        pairs = zip(*map(jax.tree.leaves, (program(*given), expected)))
+        worst = max(float(abs(np.asarray(a) - b).max() / max(abs(b).max(), 1e-9)) for a, b in pairs)
+        read = hlo.parse(program.as_text())
+        flops = sum(times * work.flops(where, one) for where, one, times in read.executed())
+        gathered = [one.shape for one in collectives(read) if one.kind == "all-gather"]
+        found[f"{way}, {kind}, {block}"] = worst, flops / (2 * n * k * d), gathered
+
+each = jax.shard_map(
+    lambda *own: normalized_softmax(*own, vectors, scale=7.0, reduction="none", axis_name="data"),
+    mesh=mesh, in_specs=P("data"), out_specs=P("data"))(rows, labels)
+alone = normalized_softmax(rows, labels, vectors, scale=7.0, reduction="none")
+print(json.dumps([found, float(abs(each - alone).max())]))
+"""
+
+
+@pytest.mark.slow
+def test_vectors_over_one_axis_and_rows_over_another_give_the_loss_of_one_device(forked):
+    """Each of the four devices has its part of the vectors, and with `over_batch` of the work."""
+    found, each = forked(MESH, devices=4)
+    assert len(found) == 8
+    assert each < 1e-5
+    for case, (worst, products, gathered) in found.items():
+        way, kind, block = case.split(", ")
+        assert worst < 2e-5, case
+        assert not any("10" in shape for shape in gathered), case  # a device's part of the vectors
+        passes = 3 if kind == "none" else 4
+        if way == "rows" or block == "None":
+            assert (products, gathered) == (passes / 4, []), case
+
+
+def test_class_vectors_over_the_axis_of_the_rows_are_refused():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    over = jax.sharding.PartitionSpec("data")
+    loss = jax.shard_map(
+        lambda *arrays: normalized_softmax(*arrays, scale=2.0, axis_name="data"),
+        mesh=mesh, in_specs=over, out_specs=jax.sharding.PartitionSpec(),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"^prototypes are sharded over 'data', expected the same"):
+        loss(jnp.eye(3), jnp.arange(3), jnp.eye(3))
