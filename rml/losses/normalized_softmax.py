@@ -102,9 +102,11 @@ def normalized_softmax(
     else:
         cosine = jnp.sum(rows * jnp.take(vectors, labels, axis=0), axis=1)
         own = cosine - margin if margin_kind == "cosine" else _turned(cosine, margin)
+        # Labels of eight bits could not hold the numbers of all classes.
+        numbers = jnp.arange(len(vectors), dtype=jnp.result_type(labels, jnp.int32))
         others = row_values(
             scale * rows, vectors, mask=_other_class, block_size=block_size,
-            pairs=Pairs(labels, jnp.arange(len(vectors), dtype=labels.dtype)),
+            pairs=Pairs(labels, numbers),
         )  # fmt: skip
         loss = reduced(jax.nn.softplus(others - scale * own), reduction)
     return jax.lax.pmean(loss, axis_name) if axis_name and reduction == "mean" else loss

@@ -1,5 +1,7 @@
 """Normalised softmax: the definition, its margins, and the bounds that no network passes."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +134,19 @@ def test_options_that_make_no_sense_are_refused(options, message):
 def test_labels_without_a_class_vector_are_refused():
     with pytest.raises(ValueError, match="labels must lie between 0 and 1, got values from 0 to 2"):
         normalized_softmax(jnp.eye(3), jnp.arange(3), jnp.eye(3)[:2], scale=2.0)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_labels_of_any_width_know_all_classes(normal, dtype):
+    """Also those of NumPy, without a warning that 64 bits are not to be had."""
+    x, w = (jnp.asarray(normal(i, n, 4), jnp.float32) for i, n in ((0, 6), (1, 300)))
+    options = dict(scale=5.0, margin=0.3, margin_kind="cosine")
+    expected = normalized_softmax(x, jnp.asarray(LABELS), w, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = normalized_softmax(x, LABELS.astype(dtype), w, **options)
+    assert float(found) == float(expected)
 
 
 @pytest.mark.parametrize("one", [minimum_loss, scale_for])
