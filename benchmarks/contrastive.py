@@ -27,15 +27,16 @@ from benchmarks.common import (
     best_of_each,
     finish,
     in_fresh_process,
+    jax_step,
     print_extra_memory,
     print_table,
+    three_products,
+    torch_step,
 )
 
 THREADS = 2
 DIMENSION = 256
 TEMPERATURE = 0.1
-FLOOR_STRIPS = (256, 512, 1024, 2048)
-"""Rows of a strip of the products alone, of which the fastest counts."""
 DENSE_LIMIT = 16384  # the largest batch of which a dense peer's matrices fit a small machine
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -51,27 +52,11 @@ def _inputs(size: int) -> Any:
 
 
 def _jax(loss: Callable, size: int) -> Callable[[], Any]:
-    import jax
-
-    pair = jax.device_put(_inputs(size))
-    q, k = pair[0], pair[1]
-    step = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(q, k).compile()
-    return lambda: jax.block_until_ready(step(q, k))
+    return jax_step(loss, _inputs(size))
 
 
 def _torch(loss: Callable, size: int) -> Callable[[], Any]:
-    import torch
-
-    torch.set_num_threads(THREADS)
-    q, k = (torch.tensor(x, requires_grad=True) for x in _inputs(size))
-
-    def step() -> Any:
-        q.grad = k.grad = None
-        value = loss(q, k)
-        value.backward()
-        return value.detach()
-
-    return step
+    return torch_step(loss, _inputs(size), THREADS)
 
 
 def ours(size: int) -> Callable[[], Any]:
@@ -140,28 +125,7 @@ def metric_learning_ntxent(size: int) -> Callable[[], Any]:
 
 def floor(size: int) -> Callable[[], Any]:
     """The three products of logits and both gradients, and nothing else."""
-    strips = sorted({min(size, strip) for strip in FLOOR_STRIPS})
-    ways = {f"strips of {strip}": _products(size, strip) for strip in strips}
-    seconds = best_of_each(ways, 3)
-    return ways[min(seconds, key=seconds.__getitem__)]
-
-
-def _products(size: int, strip: int) -> Callable[[], Any]:
-    import jax
-    import jax.numpy as jnp
-
-    q, k = (jax.device_put(x) for x in _inputs(size))
-
-    def products(total: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array]:
-        s = q @ k.T
-        # A transpose that is laid out first, as the library does, costs less than one inside.
-        return total + jax.lax.optimization_barrier(q.T) @ s, s @ k
-
-    @jax.jit
-    def step(q: jax.Array) -> Any:
-        return jax.lax.scan(products, jnp.zeros_like(k.T), q.reshape(-1, strip, DIMENSION))
-
-    return lambda: jax.block_until_ready(step(q))
+    return three_products(*_inputs(size))
 
 
 CASES = {
