@@ -5,7 +5,7 @@ python -m experiments.run --config=configs/metric/novel_glyphs.py --workdir=runs
 Of each character there are 12 to 16 images. Every split of the characters has encoders of its own.
 `--config.splits=1` takes a fifth of the time.
 
-Result: results/hyperspherical, 17 min 41 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/hyperspherical, 44 min 53 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
