@@ -4,9 +4,10 @@ python -m benchmarks.metric [--json] [--quick]
 
 Cosines of 1,024 rows of 256 dimensions to 1,000, 10,000 and, without --quick, 100,000 class
 vectors: normalised softmax, CosFace and ArcFace, with the scales and margins that are the peer's
-defaults. Semi-hard and all triplets, and contrastive pairs, of 16 classes with 16 rows each and,
-without --quick, 64 classes; float32, two threads. Times are the least of interleaved repeats, after
-each peer was found to have our value and gradients, of semi-hard triplets our value.
+defaults. Semi-hard and all triplets, contrastive pairs and the multi-similarity loss, of 16 classes
+with 16 rows each and, without --quick, 64 classes; float32, two threads. Times are the least of
+interleaved repeats, after each peer was found to have our value and gradients, of semi-hard
+triplets our value.
 
 The floor is the three matrix products of value and gradient alone; distances of rows to one
 another, whose matrix is symmetric, may do with less. Extra peak memory is that of a fresh process,
@@ -42,6 +43,7 @@ ROWS = 1024
 MARGINS = {"none": (20.0, 0.0), "cosine": (64.0, 0.35), "angle": (64.0, math.radians(28.6))}
 """Scale and margin of each kind."""
 TRIPLET_MARGIN, PAIR_MARGIN = 0.2, 1.0
+SIMILARITIES = 2.0, 50.0, 0.5  # sharpness of positives and of negatives, margin
 DENSE_TRIPLETS = 256  # the largest batch of which all triplets fit a small machine at once
 VALUES_AGREE, GRADIENTS_AGREE = 1e-4, 1e-3
 """Largest relative differences of values and of gradients, these of their lengths."""
@@ -52,6 +54,7 @@ NAMES = {
     "all": "triplets, all",
     "semi-hard": "triplets, semi-hard",
     "pairs": "contrastive pairs",
+    "similarities": "multi-similarity",
 }
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -143,9 +146,13 @@ def metric_learning(kind: str, rows: int, classes: int) -> Callable[[], Any]:
 
 def ours_of_rows(kind: str, rows: int, classes: int) -> Callable[[], Any]:
     """Triplets or pairs of this library."""
-    from rml.losses import contrastive_pairs, triplet_loss
+    from rml.losses import contrastive_pairs, multi_similarity, triplet_loss
 
     features, labels = _unit_rows(rows, classes)
+    if kind == "similarities":
+        beta, gamma, margin = SIMILARITIES
+        similar = partial(multi_similarity, beta=beta, gamma=gamma, margin=margin)
+        return jax_step(lambda x: similar(x, labels), [features])
     if kind == "pairs":
         return jax_step(lambda x: contrastive_pairs(x, labels, margin=PAIR_MARGIN), [features])
     mined = partial(triplet_loss, margin=TRIPLET_MARGIN, mining=kind)
@@ -162,7 +169,19 @@ def dense_torch_of_rows(kind: str, rows: int, classes: int) -> Callable[[], Any]
     positive = same & ~torch.eye(rows, dtype=torch.bool)
     fewest = int((~same).sum(1).min())  # classes are alike in size
 
+    def similarities(features: Any) -> Any:
+        beta, gamma, margin = SIMILARITIES
+        unit = torch.nn.functional.normalize(features)
+        s = unit @ unit.T - margin
+        total: Any = 0.0
+        for kept, slope in ((positive, -beta), (~same, gamma)):
+            powers = torch.exp((slope * s).masked_fill(~kept, -math.inf))
+            total = total + torch.log1p(powers.sum(1)) / abs(slope)
+        return total.mean()
+
     def loss(features: Any) -> Any:
+        if kind == "similarities":
+            return similarities(features)
         d = torch.cdist(features, features)
         if kind == "pairs":
             apart = torch.relu(PAIR_MARGIN - d[~same])
@@ -192,7 +211,10 @@ def metric_learning_of_rows(kind: str, rows: int, classes: int) -> Callable[[], 
     how = dict(
         distance=distances.LpDistance(normalize_embeddings=False), reducer=reducers.MeanReducer()
     )
-    if kind == "pairs":
+    if kind == "similarities":
+        alpha, beta, base = SIMILARITIES
+        loss = losses.MultiSimilarityLoss(alpha, beta, base, reducer=reducers.MeanReducer())
+    elif kind == "pairs":
         loss = Squared(neg_margin=PAIR_MARGIN, **how)
     else:
         loss = losses.TripletMarginLoss(margin=TRIPLET_MARGIN, **how)
@@ -214,7 +236,7 @@ def floor_of_rows(rows: int, classes: int) -> Callable[[], Any]:
 
 OF_VECTORS = (ours, dense_torch, metric_learning)
 OF_ROWS = (ours_of_rows, dense_torch_of_rows, metric_learning_of_rows)
-PAIRINGS = ("all", "semi-hard", "pairs")
+PAIRINGS = ("all", "semi-hard", "pairs", "similarities")
 CASES: dict[str, Callable[[int, int], Callable[[], Any]]] = {
     "floor": floor,
     "floor_of_rows": floor_of_rows,

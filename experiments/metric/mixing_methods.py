@@ -167,20 +167,18 @@ def objective(
     """The loss of a batch and, where the mode mixes, that of its mixtures."""
     form, mode, out = FORMS[options.loss](options), options.mode, forward.batch(images)
     rows = normalize(out.embeddings)
-    anchors, own = (
-        (normalize(out.prototypes), jnp.arange(len(out.prototypes)))
-        if (form.proxies)
-        else (rows, None)
-    )
-    same = (labels if own is None else own)[:, None] == labels
-    others = same | True if own is not None else ~jnp.eye(len(labels), dtype=bool)
+    anchors, classes = rows, None
+    others: Array | None = ~jnp.eye(len(labels), dtype=bool)
+    if form.proxies:
+        anchors, others, classes = normalize(out.prototypes), None, jnp.arange(len(out.prototypes))
+    same = (labels if classes is None else classes)[:, None] == labels
     similarities = anchors @ rows.T
     value = losses.pair_loss(similarities, same.astype(rows.dtype), form=form, where=others)
     if mode == "none":
         return value
     count = config.mixing[mode]
     mixtures = draw_mixtures(
-        key, labels, per_anchor=count, alpha=config.mixing.alpha, anchor_labels=own,
+        key, labels, per_anchor=count, alpha=config.mixing.alpha, anchor_labels=classes,
         kinds=options.get("kinds"),
         similarities=jax.lax.stop_gradient(similarities) if mode == "input" else None,
     )  # fmt: skip

@@ -16,7 +16,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from rml.errors import unknown
 from rml.losses import PairForm, pair_loss
 from rml.ops.precision import full_precision
-from rml.ops.shapes import check_above_0, check_between, check_count, check_finite, check_shapes
+from rml.ops.shapes import (
+    check_above_0,
+    check_between,
+    check_count,
+    check_finite,
+    check_indices,
+    check_shapes,
+)
 from rml.ops.similarity import normalize, wide
 
 KINDS = {
@@ -247,8 +254,8 @@ def metrix(
 
     Raises:
       UserError: A kind is unknown.
-      ValueError: If shapes do not fit, a number is out of its range, or the form is one of proxies
-        and there are none, or the reverse.
+      ValueError: If shapes do not fit, a number is out of its range, the form is one of proxies and
+        there are none, or the reverse, or, outside `jit`, a label is of no proxy.
 
     Source: Venkataramanan et al., arXiv:2106.04990, mixing of embeddings; w as in its public code.
     """
@@ -259,14 +266,15 @@ def metrix(
         have = "no proxies" if proxies is None else "proxies"
         raise ValueError(f"there are {have}, expected the opposite by form.proxies={form.proxies}.")
     rows = normalize(*wide(features))
-    anchors, own = rows, None
+    anchors, classes = rows, None
+    others: Array | None = ~jnp.eye(len(labels), dtype=bool)
     if proxies is not None:
-        anchors, own = normalize(*wide(proxies)), jnp.arange(len(proxies))
-    same = (labels if own is None else own)[:, None] == labels
-    others = ~jnp.eye(len(labels), dtype=bool) if own is None else jnp.ones(same.shape, bool)
+        check_indices("labels", labels, len(proxies))
+        anchors, others, classes = normalize(*wide(proxies)), None, jnp.arange(len(proxies))
+    same = (labels if classes is None else classes)[:, None] == labels
     clean = pair_loss(anchors @ rows.T, same.astype(rows.dtype), form=form, where=others)
     mixtures = draw_mixtures(
-        key, labels, per_anchor=per_anchor, kinds=kinds, alpha=alpha, anchor_labels=own
+        key, labels, per_anchor=per_anchor, kinds=kinds, alpha=alpha, anchor_labels=classes
     )
     mixed = pair_loss(
         mixed_similarities(anchors, rows, mixtures), mixtures.targets, form=form,

@@ -266,6 +266,7 @@ def test_bad_losses_are_named():
     for options, message in (
         ({"form": proxy_anchor_form()}, "there are no proxies, expected the opposite"),
         ({"form": contrastive_form(), "proxies": z}, "there are proxies, expected the opposite"),
+        ({"form": proxy_anchor_form(), "proxies": z[:2]}, "labels must lie between 0 and 1"),
         ({"form": contrastive_form(), "mixed_weight": -0.1}, "mixed_weight is -0.1, expected"),
         ({"form": contrastive_form(), "mixed_weight": float("inf")}, "mixed_weight is inf, exp"),
     ):
