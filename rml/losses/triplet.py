@@ -44,15 +44,23 @@ def _rounding(z: Array, reach: Array) -> Array:
 
 
 def _semi_hard(
-    d: Array, square: Array, z: Array, positive: Array, negative: Array, margin: Margin
+    d: Array,
+    square: Array,
+    z: Array,
+    positive: Array,
+    negative: Array,
+    margin: Margin,
+    squared: bool,
 ) -> Array:
     number = jnp.sum(negative, axis=1)
     # A negative as far as the positive is not further, though rounding may say so.
     further = square + _rounding(z, square)
-    beyond = _count(_sorted_negatives(square, negative), further, "right")
+    negatives = _sorted_negatives(square, negative)
+    beyond = _count(negatives, further, "right")
     # Where no negative is further than the positive, the furthest there is.
     index = jnp.clip(beyond, 0, jnp.maximum(number - 1, 0)[:, None])
-    chosen = jnp.take_along_axis(_sorted_negatives(d, negative), index, axis=1)
+    chosen = jnp.take_along_axis(negatives, index, axis=1)
+    chosen = chosen if squared else safe_sqrt(chosen)
     keep = positive & (number > 0)[:, None]
     return _mean(jax.nn.relu(jnp.where(keep, d - chosen, 0.0) + margin), keep)
 
@@ -114,7 +122,7 @@ def triplet_loss(
     if mining == "hard":
         return _hard(d, positive, negative, margin)
     if mining == "semi-hard":
-        return _semi_hard(d, square, z, positive, negative, margin)
+        return _semi_hard(d, square, z, positive, negative, margin, squared)
     if mining in ("all", "active"):
         limit = d + margin
         number = jnp.sum(negative, axis=1, keepdims=True)
