@@ -219,7 +219,8 @@ def relative_utilization(
     """
     # Of unit rows it is 2 - 2 |mean|², over all ordered pairs.
     scale = 2 - 2 * jnp.sum(jnp.mean(novel, axis=0) ** 2)
-    picked = jax.random.permutation(key, len(base))[:IMAGES]
+    choose, *draws = jax.random.split(key, 1 + DRAWS)
+    picked = jax.random.permutation(choose, len(base))[:IMAGES]
     rows, classes = base[picked], jnp.asarray(labels)[picked]
 
     @jax.jit
@@ -227,7 +228,7 @@ def relative_utilization(
         pairs = draw_mixtures(key, classes, per_anchor=1, alpha=alpha)
         return normalize(mix(rows, pairs))[:, 0], pairs.where[:, 0]
 
-    drawn = [mixed(one) for one in jax.random.split(key, DRAWS)]
+    drawn = [mixed(one) for one in draws]
     there = jnp.concatenate([points[where] for points, where in drawn])
     return {
         "utilization": float(utilization(novel, base) / scale),

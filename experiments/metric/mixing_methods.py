@@ -20,6 +20,7 @@ from experiments.metric.methods import ClassVectors, Evaluate, Open, check_batch
 from rml import data, losses
 from rml.data import augment
 from rml.errors import UserError, unknown
+from rml.losses.pair_loss import class_pair_loss
 from rml.metric import (
     Mixtures,
     draw_mixtures,
@@ -27,7 +28,7 @@ from rml.metric import (
     mixed_similarities,
     similarities_of_mixed,
 )
-from rml.ops import normalize
+from rml.ops import cosine_similarity
 from rml.training import Loss, Task, TrainState, build_optimizer, gradient_task
 
 FORMS: dict[str, Callable[[Any], losses.PairForm]] = {
@@ -166,21 +167,20 @@ def objective(
 ) -> Array:
     """The loss of a batch and, where the mode mixes, that of its mixtures."""
     form, mode, out = FORMS[options.loss](options), options.mode, forward.batch(images)
-    rows = normalize(out.embeddings)
-    anchors, classes = rows, None
-    others: Array | None = ~jnp.eye(len(labels), dtype=bool)
+    rows, anchors, classes, proxies = out.embeddings, out.embeddings, None, None
     if form.proxies:
-        anchors, others, classes = normalize(out.prototypes), None, jnp.arange(len(out.prototypes))
-    same = (labels if classes is None else classes)[:, None] == labels
-    similarities = anchors @ rows.T
-    value = losses.pair_loss(similarities, same.astype(rows.dtype), form=form, where=others)
+        anchors = proxies = out.prototypes
+        classes = jnp.arange(len(proxies))
+    value = class_pair_loss(rows, labels, form=form, proxies=proxies)
     if mode == "none":
         return value
     count = config.mixing[mode]
+    # The most similar negatives are mixed where each costs a pass of the encoder.
+    near = jax.lax.stop_gradient(cosine_similarity(rows, rows)) if mode == "input" else None
     mixtures = draw_mixtures(
         key, labels, per_anchor=count, alpha=config.mixing.alpha, anchor_labels=classes,
         kinds=options.get("kinds"),
-        similarities=jax.lax.stop_gradient(similarities) if mode == "input" else None,
+        similarities=near,
     )  # fmt: skip
     if mode == "embedding":
         mixed = mixed_similarities(anchors, rows, mixtures)

@@ -182,6 +182,44 @@ def pair_loss(
 
 
 @full_precision
+def class_pair_loss(
+    features: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    *,
+    form: PairForm,
+    proxies: Float[Array, "k d"] | None = None,
+    reduction: str = "mean",
+) -> Float[Array, ""] | Float[Array, " a"]:
+    """Computes a loss of the pairs of a batch, positive where classes are the same, by cosines.
+
+    Args:
+      features: Rows, not normalised.
+      labels: Class of each row.
+      form: The loss.
+      proxies: Vector of each class, not normalised, which are the anchors; by default the rows are,
+        each with all others.
+      reduction: Mean over anchors, see `PairForm`, or each anchor's loss.
+
+    Returns:
+      The loss.
+
+    Raises:
+      ValueError: If shapes do not fit, `reduction` is unknown or, outside `jit`, a label is of no
+        proxy.
+
+    Source: Venkataramanan et al., arXiv:2106.04990, generic loss.
+    """
+    check_shapes(features=(features, "n d"), labels=(labels, "n"), proxies=(proxies, "k d"))
+    rows = normalize(*wide(features))
+    anchors, classes, where = rows, labels, ~jnp.eye(len(labels), dtype=bool)
+    if proxies is not None:
+        check_indices("labels", labels, len(proxies))
+        anchors, classes = normalize(*wide(proxies)), jnp.arange(len(proxies))
+        where = jnp.ones((len(proxies), len(labels)), bool)
+    same = (classes[:, None] == labels).astype(rows.dtype)
+    return pair_loss(anchors @ rows.T, same, form=form, where=where, reduction=reduction)
+
+
 def multi_similarity(
     features: Float[Array, "n d"],
     labels: Int[Array, " n"],
@@ -209,15 +247,10 @@ def multi_similarity(
 
     Source: Wang et al., arXiv:1904.06627, eq. 16.
     """
-    check_shapes(features=(features, "n d"), labels=(labels, "n"))
-    z = normalize(*wide(features))
-    others = ~jnp.eye(len(labels), dtype=bool)
-    same = (labels[:, None] == labels).astype(z.dtype)
     form = multi_similarity_form(beta, gamma, margin)
-    return pair_loss(z @ z.T, same, form=form, where=others, reduction=reduction)
+    return class_pair_loss(features, labels, form=form, reduction=reduction)
 
 
-@full_precision
 def proxy_anchor(
     features: Float[Array, "n d"],
     labels: Int[Array, " n"],
@@ -244,9 +277,5 @@ def proxy_anchor(
 
     Source: Kim et al., arXiv:2003.13911, eq. 4.
     """
-    check_shapes(features=(features, "n d"), labels=(labels, "n"), proxies=(proxies, "k d"))
-    check_indices("labels", labels, len(proxies))
-    rows, anchors = (normalize(x) for x in wide(features, proxies))
-    same = (jnp.arange(len(proxies))[:, None] == labels).astype(rows.dtype)
     form = proxy_anchor_form(scale, margin)
-    return pair_loss(anchors @ rows.T, same, form=form)
+    return class_pair_loss(features, labels, form=form, proxies=proxies)

@@ -14,14 +14,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rml.errors import unknown
-from rml.losses import PairForm, pair_loss
+from rml.losses.pair_loss import PairForm, class_pair_loss, pair_loss
 from rml.ops.precision import full_precision
 from rml.ops.shapes import (
     check_above_0,
     check_between,
     check_count,
     check_finite,
-    check_indices,
     check_shapes,
 )
 from rml.ops.similarity import normalize, wide
@@ -83,9 +82,10 @@ def draw_mixtures(
       the first of the kind "anchor-negative".
 
     Raises:
-      UserError: A kind is unknown, or needs examples as anchors.
-      ValueError: If shapes do not fit, there is no kind or pair, `alpha` is not above 0 and finite,
-        or more of the most similar examples are wanted than there are.
+      UserError: A kind is unknown.
+      ValueError: If shapes do not fit, there is no kind or pair, a kind needs examples as anchors,
+        `alpha` is not above 0 and finite, or there are fewer examples than the most similar ones
+        that are wanted.
 
     Source: Venkataramanan et al., arXiv:2106.04990, mixed pairs; one kind and share a step as in
     its public code, in which the most similar negative is mixed where inputs are.
@@ -265,19 +265,15 @@ def metrix(
     if form.proxies != (proxies is not None):
         have = "no proxies" if proxies is None else "proxies"
         raise ValueError(f"there are {have}, expected the opposite by form.proxies={form.proxies}.")
-    rows = normalize(*wide(features))
-    anchors, classes = rows, None
-    others: Array | None = ~jnp.eye(len(labels), dtype=bool)
+    clean = class_pair_loss(features, labels, form=form, proxies=proxies)
+    anchors, classes = features, None
     if proxies is not None:
-        check_indices("labels", labels, len(proxies))
-        anchors, others, classes = normalize(*wide(proxies)), None, jnp.arange(len(proxies))
-    same = (labels if classes is None else classes)[:, None] == labels
-    clean = pair_loss(anchors @ rows.T, same.astype(rows.dtype), form=form, where=others)
+        anchors, classes = proxies, jnp.arange(len(proxies))
     mixtures = draw_mixtures(
         key, labels, per_anchor=per_anchor, kinds=kinds, alpha=alpha, anchor_labels=classes
     )
     mixed = pair_loss(
-        mixed_similarities(anchors, rows, mixtures), mixtures.targets, form=form,
+        mixed_similarities(anchors, features, mixtures), mixtures.targets, form=form,
         where=mixtures.where,
     )  # fmt: skip
     return clean + mixed_weight * mixed
