@@ -343,5 +343,5 @@ def draw(config: Any, run: RunDirectory, metrics: Mapping[str, float]) -> None:
     }  # fmt: skip
     figures.curves(
         run.figure("positivity.png"), {name: (np.array(SHARES), y) for name, y in values.items()},
-        "share of the positive example", "share of mixtures that act as positives",
+        "share of the positive example", "share acting as positives",
     )  # fmt: skip
