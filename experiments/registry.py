@@ -155,6 +155,8 @@ def _names_of(source: str) -> frozenset[str]:
                 names.add(name)
                 if name == "__all__":
                     names |= set(ast.literal_eval(value))
+            case ast.Assign(targets=[ast.Tuple(elts=targets)]):
+                names |= {target.id for target in targets if isinstance(target, ast.Name)}
             case ast.AnnAssign(target=ast.Name(id=name)):
                 names.add(name)
     return frozenset(names)

@@ -18,6 +18,7 @@ if __name__ == "__main__":
     stop_at_once()
 
 import atexit
+import math
 import shlex
 import threading
 import time
@@ -59,6 +60,12 @@ DISTRIBUTED = flags.DEFINE_bool(
 )
 MLFLOW = flags.DEFINE_string(
     "mlflow", None, "MLflow store to log to beside the files, such as sqlite:///mlflow.db."
+)
+PILOT = flags.DEFINE_bool(
+    "pilot", False, "Of a trial: two seeds on validation data say what effects it would decide."
+)
+BUDGET = flags.DEFINE_string(
+    "budget", None, "Time that a trial may train, such as 30m or 2h: seeds, then tries are cut."
 )
 LIST = flags.DEFINE_bool(
     "list", False, "Show the configs instead, those with SUBSTRING if it follows the flag."
@@ -160,6 +167,7 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
     """Runs the experiment of a config in its directory, unless it is complete."""
     started = time.perf_counter()
     experiment = ranges.checked_experiment(config)
+    options = trial_options(experiment, config)
     from rml.training import RunDirectory
     from rml.training.tracking import check_uri
 
@@ -173,12 +181,51 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
         staged=getattr(experiment, "STAGED", False),
     )  # fmt: skip
     try:
-        conduct(experiment, run, config, config_name, started)
+        if PILOT.value:
+            pilot(experiment, run, config, options)
+        else:
+            conduct(experiment, run, config, config_name, started, options)
     finally:  # in a notebook the next start of this run is in the same process
         run.close()
 
 
-def conduct(experiment: Any, run: Any, config: Any, config_name: str, started: float) -> None:
+def trial_options(experiment: Any, config: Any) -> dict[str, Any]:
+    """What --pilot and --budget ask of a trial; nothing of any other experiment.
+
+    Raises:
+      UserError: The experiment compares no arms, or the budget is no time.
+    """
+    if not PILOT.value and BUDGET.value is None:
+        return {}
+    flag = "--pilot" if PILOT.value else "--budget"
+    if not hasattr(experiment, "TRIAL"):
+        raise UserError(f"{flag} needs an experiment that compares arms, got {config.experiment}")
+    if BUDGET.value is None:
+        return {"pilot": True}
+    number, unit = BUDGET.value[:-1], BUDGET.value[-1:]
+    scale = {"s": 1, "m": 60, "h": 3600}.get(unit)
+    try:
+        seconds = float(number) * (scale or math.nan)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UserError(f"--budget is {BUDGET.value!r}, expected a time such as 90s, 30m or 2h")
+    return {"pilot": PILOT.value, "budget": seconds}
+
+
+def pilot(experiment: Any, run: Any, config: Any, options: dict[str, Any]) -> None:
+    """Conducts a trial's pilot, which says what the trial would decide and completes no run."""
+    from rml.ops import use_precision
+
+    with use_precision(config.precision):
+        experiment.run(config, run, **options)
+    print(f"pilot: {run.path} keeps what was tuned; the same command without --pilot measures")
+
+
+def conduct(
+    experiment: Any, run: Any, config: Any, config_name: str, started: float,
+    options: dict[str, Any],
+) -> None:  # fmt: skip
     """Runs an experiment in the directory that is held for it, unless that is complete."""
     from experiments.closing import show
     from experiments.common.claims import other_data
@@ -201,7 +248,7 @@ def conduct(experiment: Any, run: Any, config: Any, config_name: str, started: f
     try:
         with track(run, MLFLOW.value):
             with use_precision(config.precision):
-                metrics = experiment.run(config, run)
+                metrics = experiment.run(config, run, **options)
             judged = measure_claims(
                 experiment.CLAIMS, metrics, other_data=other_data(config, config_name)
             )

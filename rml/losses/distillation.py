@@ -255,7 +255,7 @@ def target_enhanced_loss(
     teacher: Float[Array, "b k"],
     labels: Int[Array, " b"],
     *,
-    gamma: float | Sequence[float] | Float[Array, "*e"] = 1.0,
+    gamma: float | Sequence[float] | Float[Array, ""] | Float[Array, "*e"] = 1.0,
     temperature: float | Float[Array, ""] = 1.0,
     form: str = "code",
     normalized: bool = False,

@@ -12,7 +12,8 @@
 * `group_quantize`, `group_dequantize`, `pack`, `unpack`, `pack_groups`, `unpack_groups`: arrays
   in 1 to 8 bits, groups with a scale and an offset each.
 * `fused_attention`: attention of short sequences in one kernel on TPUs.
-* `t_interval`: Student's interval of a mean. `class_means`: means of classes.
+* `t_interval`: Student's interval of a mean; `crossed_interval`: of a table of seeds and units.
+  `class_means`: means of classes.
 * `fatrelu`, `shifted_relu`, `keep_largest`: activations most of whose values are exactly zero.
 * `cholesky`, `logdet`, `gaussian_kl` and others: Gram matrices that are positive definite;
   `arc_cosine` is a kernel that two areas read.
@@ -29,7 +30,7 @@ from rml.ops.blocked_attention import attend_in_blocks
 from rml.ops.class_means import class_means
 from rml.ops.fused_attention import fused_attention
 from rml.ops.graph import knn_affinity, nearest, symmetrize
-from rml.ops.intervals import MeanInterval, t_interval
+from rml.ops.intervals import CrossedInterval, MeanInterval, crossed_interval, t_interval
 from rml.ops.neighbors import NeighborGraph, knn_graph, mutual, union, with_self_loops
 from rml.ops.pairwise import (
     cosine_similarity,
@@ -77,6 +78,7 @@ from rml.ops.topk import topk
 __all__ = [
     "Cholesky",
     "Codes",
+    "CrossedInterval",
     "MeanInterval",
     "NeighborGraph",
     "Packed",
@@ -89,6 +91,7 @@ __all__ = [
     "cholesky",
     "class_means",
     "cosine_similarity",
+    "crossed_interval",
     "dot_product",
     "euclidean",
     "fatrelu",

@@ -38,6 +38,9 @@ class Claim:
       null_run: Name in the recipe's `NULLS` of the changes to the config under which the claim's
         metric is measured a second time, in the place of `null`.
       any_data: Whether the threshold holds on any data, as a theorem's does.
+      says: The finding as a reader would say it, a template: `{mean}`, `{low}` and `{high}` are the
+        metric's, other names those of further metrics; a format that ends in p gives points, so
+        that `{mean:+.1p}` of 0.0123 is "+1.2". The statement is said where it is empty.
     """
 
     statement: str
@@ -50,6 +53,7 @@ class Claim:
     null: str = ""
     null_run: str = ""
     any_data: bool = field(default=False, compare=False)
+    says: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Refuses a claim without a null, a date or a relation."""
