@@ -21,36 +21,20 @@ from rml.training import Claim, RunDirectory
 SOURCE = "arXiv:2312.15112; data, networks and margin are this repository's"
 STATED = "2026-11-28"
 CLAIMS = (
-    Claim("The area under the ROC curve is half a point above that of a ratio of 0.9 and a "
-          "temperature of 4", "tgeokd_over_kd", ">=", 0.005, SOURCE,
-          stated=STATED, null="kd_again_over_kd"),
-    Claim("It is not below that ratio where the validation flights, which ours has, are trained on",
-          "tgeokd_over_kd_all", ">=", 0.0, f"added after the first measurement; {SOURCE}",
-          stated=STATED, null="shuffled_over_kd_all"),
     Claim("It is not below the best fixed ratio, temperature and rate by validation flights",
           "tgeokd_over_fixed", ">=", 0.0, f"{SOURCE}; students' learning rates are tried on all "
-          "sides since a first measurement", stated=STATED, null="shuffled_over_fixed"),
-    Claim("Nor is it below that best ratio where the validation flights are trained on",
-          "tgeokd_over_fixed_all", ">=", 0.0, f"our question; {SOURCE}",
-          stated=STATED, null="shuffled_over_fixed_all"),
-    Claim("Nor below the best of them by the test flights themselves",
-          "tgeokd_over_oracle", ">=", 0.0, f"{SOURCE}: above any fixed ratio; may fail",
-          stated=STATED, null="shuffled_over_oracle"),
+          "sides since a first measurement", stated=STATED, null="shuffled_over_fixed",
+          says="A ratio learned for each flight changes the area under the curve by {mean:+.1p} "
+          "points over the best fixed ratio"),
     Claim("A ratio for each flight is worth area beside one learned number",
           "tgeokd_over_scalar", ">=", 0.0, f"our question; {SOURCE}",
-          stated=STATED, null="shuffled_over_scalar"),
-    Claim("A ratio by the triangle is worth it beside one by the two losses of the flight",
-          "tgeokd_over_losses", ">=", 0.0, f"our question, added after the first measurement; "
-          f"{SOURCE}", stated="2026-11-28", null="shuffled_over_losses"),
+          stated=STATED, null="shuffled_over_scalar",
+          says="A ratio for each flight changes the area by {mean:+.1p} points beside one learned "
+          "number for all"),
     Claim("The side between student and teacher is worth 0.3 points beside the points themselves",
-          "st_gain", ">=", 0.003, SOURCE, stated=STATED, null="seed_gain"),
-    Claim("The teacher's mean of a class is worth 0.3 points",
-          "inter_gain", ">=", 0.003, f"{SOURCE}; the null was another seed beside the chosen one "
-          "until 2026-12-02", stated=STATED, null="again_loss"),
-    Claim("Where the teacher has the label, ratios rise with the side between student and teacher",
-          "slope_right", ">=", 0.05, SOURCE, stated=STATED, null="slope_right_shuffled"),
-    Claim("Where it has not, they fall with that side",
-          "slope_wrong", "<=", -0.05, SOURCE, stated=STATED, null="slope_wrong_shuffled"),
+          "st_gain", ">=", 0.003, SOURCE, stated=STATED, null="seed_gain",
+          says="The triangle's side between student and teacher changes the area by {mean:+.1p} "
+          "points"),
 )  # fmt: skip
 RANGES = {
     "tries.constant": Range(high=1), "data.share": Range(high=1, above=True, below=True),

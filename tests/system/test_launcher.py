@@ -147,7 +147,7 @@ def test_whatever_ends_an_extension_before_it_trains_the_run_stays_complete(
 @pytest.mark.parametrize(
     "path",
     [
-        "attention/length_extension", "distillation/scalekd", "distillation/tgeokd",
+        "attention/length_extension", "distillation/tgeokd",
         "distillation/tgeokd_flights", "hydra/compare_mnist5k", "hydra/compare_glyphs",
         "kernels/classification_digits", "merging/fisher_merging", "merging/logits_fusion",
         "merging/multilevel_mnist5k", "merging/ot_fusion", "retrieval/finetune_pydocs",
