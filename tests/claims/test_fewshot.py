@@ -55,7 +55,7 @@ def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_fall
     assert over == [{"over": "episodes of one seed"}]
     directory = tmp_path / "run"
     assert holds["regularised_over_simple_shot", ">="], metrics
-    assert holds["regularised_over_kmeans", "<="], metrics
+    assert holds["regularised_over_kmeans", ">="], metrics
     assert holds["energy_increase", "<="], metrics
     # Half a point is within the noise of so few episodes: only the order of the methods is asked.
     assert 0 < metrics["regularised_over_kmeans"] < metrics["regularised_over_simple_shot"], metrics
