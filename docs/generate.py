@@ -22,13 +22,23 @@ from experiments.report.markup import duration
 from experiments.results import (  # fmt: skip
     count_seeds,
     interval,
+    null,
     number,
     read_benchmarks,
     read_results,
     seeds_a_run,
 )
 from experiments.systems import System, read_systems
-from experiments.tables import RELATIONS, claims_table, counts, in_order, table
+from experiments.tables import (  # fmt: skip
+    RELATIONS,
+    Headline,
+    claims_table,
+    found,
+    headline,
+    in_order,
+    table,
+    told,
+)
 from rml.training.claims import over_runs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,8 +50,12 @@ AREA_TITLES = {
     "moe": "Mixture of experts",
     "visionlanguage": "Vision and language",
 }
+COLUMNS = ("system", "paper", "area", "headline", "verdict")
+"""Heads of a table of systems, by which the site's style and script know it."""
 FAILED = ("not reproduced", "one run: missed", "vacuous")
 """Verdicts of claims that are listed as not reproduced."""
+COSTS = ("steps", "seconds", "flops", "bytes", "parameters")
+"""What a row of arms may say of its costs."""
 Results = Mapping[str, Mapping[str, Any]]
 """Committed measurements of one system by config, see `experiments.results`."""
 
@@ -66,8 +80,7 @@ def pages() -> dict[str, str]:
         side_by_side = comparison(area, members, results)
         made[f"areas/{area}.md"] = f"{head}{side_by_side}\n" + area_section(members, results)
     for system in systems:
-        measured = in_order(results.get(system.key, {}), system)
-        made[f"systems/{system.key}.md"] = system_page(system, measured, library, pictures())
+        made[f"systems/{system.key}.md"] = system_page(system, results, library, pictures())
     for one in data_sets():
         made[f"data/{one.name}.md"] = data_set_page(
             one, cards.get(one.name), used.get(one.name, ())
@@ -130,25 +143,21 @@ def systems_table(
     systems: Iterable[System], results: Mapping[str, Results], prefix: str = ""
 ) -> str:
     """Writes a table of systems that links to their pages, which are at `prefix`."""
-    rows = [
-        (
-            f"[{system.key}]({prefix}{system.key}.md)",
-            counts(results.get(system.key, {}), system) if system.built else "not built",
-            system.title,
-            system.claim,
-        )
-        for system in systems
-    ]
-    return table(("system", "claims", "paper", "what must hold"), rows)
+    rows = []
+    for system in systems:
+        words, verdict = found(system, results)
+        link = f"[{system.key}]({prefix}{system.key}.md)"
+        rows.append((link, system.title, system.area, words, verdict))
+    return table(COLUMNS, rows)
 
 
 def front_page(systems: Sequence[System], results: Mapping[str, Results]) -> str:
-    """Writes the end of the front page: the systems that are built."""
-    built = [system for system in systems if system.built]
+    """Writes the end of the front page: all systems, those first that are built."""
+    ordered = sorted(systems, key=lambda system: not system.built)
     return (
-        f"## Systems\n\n{systems_table(built, results, 'systems/')}\n"
-        f"[All {len(systems)} systems](systems/index.md): {len(systems) - len(built)} of them are "
-        "not built and say so.\n"
+        "## What was found\n\nOne headline a system, over seeds, with its 95% interval; "
+        "[Results and claims](guides/results.md) says how the verdicts arise.\n\n"
+        f"{systems_table(ordered, results, 'systems/')}"
     )
 
 
@@ -188,13 +197,16 @@ def gallery_page(systems: Iterable[System], shown: Mapping[str, Path]) -> str:
 
 
 def system_page(
-    system: System, results: Results, library: griffe.Module, shown: Mapping[str, Path]
+    system: System,
+    results: Mapping[str, Results],
+    library: griffe.Module,
+    shown: Mapping[str, Path],
 ) -> str:
-    """Writes the page of a system: what it is, how to run it, what was measured.
+    """Writes the page of a system: what was found, what it is, what was measured, how to run it.
 
     Args:
       system: The system.
-      results: Its committed measurements.
+      results: Committed measurements of all systems.
       library: The parsed package `rml`.
       shown: Pictures of all systems by address.
 
@@ -207,17 +219,78 @@ def system_page(
         note = '!!! note "Not built"\n\n    This repository does not implement this system.\n'
         return "\n".join([*parts, note, claim])
     functions = ", ".join(f"`{name}`" for name in system.functions)
+    measured = in_order(results.get(system.key, {}), system)
+    parts += [headline_section(headline(system, results))]
     parts += ["## What it is\n", description(system, library), f"In the library: {functions}.\n"]
     parts += [claim, "## What was measured\n", measured_table(system.key)]
-    parts += [failed_section(results)]
+    parts += [failed_section(measured), *map(arms_section, measured.values())]
+    parts += [rows_section(measured)]
     parts += [
         f"![{system.key}, {Path(address).stem}](../{address})\n\n*`{Path(address).stem}`*\n"
         for address in pictures_of(system, shown)
     ]
     parts += ["## Run\n", *(run_section(config) for config in system.configs)]
-    if results:
-        parts += ["## How it was measured\n", *map(conditions, results.values())]
-    return "\n".join(parts)
+    if measured:
+        parts += ["## How it was measured\n", *map(conditions, measured.values())]
+    return "\n".join(part for part in parts if part)
+
+
+def headline_section(first: Headline | None) -> str:
+    """Says what came of a system, with its verdict; nothing where it is not measured."""
+    if first is None:
+        return ""
+    claim, result = first
+    return (
+        f"## What was found\n\n{told(claim, result)}. Verdict: **{claim['verdict']}**, by "
+        f"{count_seeds(result)} of `{Path(result['config']).stem}`; without the idea: "
+        f"{null(claim)}.\n"
+    )
+
+
+def arms_section(result: Mapping[str, Any]) -> str:
+    """Writes the table of a trial's arms; nothing where a result has none."""
+    arms = result.get("arms", ())
+    if not arms:
+        return ""
+    says = {arm["name"]: arm["says"] for arm in arms}
+    rows = [
+        (
+            arm["says"], arm["role"], arm["metric"],
+            interval(arm["mean"], arm["low"], arm["high"]),
+            "" if arm["over"] == arm["name"] else f"{says[arm['over']]}: " + interval(
+                arm["difference"], arm["difference_low"], arm["difference_high"]
+            ),
+            ", ".join(f"{key} {_value(value)}" for key, value in arm["options"].items()),
+            f"{arm['tries']}{', at the edge' * bool(arm['at_edge'])}",
+            ", ".join(f"{name} {number(arm[name])}" for name in COSTS if name in arm),
+        )
+        for arm in arms
+    ]  # fmt: skip
+    over = "over the strongest baseline"
+    head = ("arm", "role", "what", "mean (95% interval)", over, "options", "tries", "cost")
+    return f"### Arms of `{Path(result['config']).stem}`\n\n{table(head, rows)}"
+
+
+def _value(value: Any) -> str:
+    """A chosen option as text."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def rows_section(results: Results) -> str:
+    """Writes what was measured beside the claims: numbers without a verdict."""
+    rows = [
+        (
+            row["statement"], f"`{Path(result['config']).stem}`",
+            f"{row['metric']} {interval(row['mean'], row['low'], row['high'])}",
+        )
+        for result in results.values()
+        for row in result.get("rows", ())
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    note = "Claims once, numbers without a verdict now: what a statement needs is not judged here."
+    head = ("statement", "config", "mean (95% interval)")
+    return f"### Also measured\n\n{note}\n\n{table(head, rows)}"
 
 
 def reference(system: System) -> str:

@@ -12,6 +12,15 @@ from mkdocs.structure.files import File
 from docs import generate
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+TABLE = re.compile(
+    r"<table>(?=\s*<thead>\s*<tr>\s*"
+    + r"\s*".join(f"<th>{name}</th>" for name in generate.COLUMNS)
+    + ")"
+)
+VERDICT = re.compile(
+    r"<td>(?=(holds|one run: met|not reproduced|one run: missed|vacuous|undecided|not measured|"
+    r"not built)(?:[:;][^<]*)?</td>)"
+)
 NAME = re.compile(r"<code>(rml(?:\.\w+)+)</code>")
 
 
@@ -44,8 +53,22 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Turns formulas into MathML, which browsers show without a script, and names into links."""
-    return NAME.sub(_link, mathml(html))
+    """Turns formulas into MathML, which browsers show without a script, and names into links.
+
+    Verdicts get their colour, and tables of systems the class by which the site's script finds
+    them.
+    """
+    return NAME.sub(_link, mathml(coloured(html)))
+
+
+def coloured(page: str) -> str:
+    """Marks verdicts and tables of systems in a page."""
+    return VERDICT.sub(_verdict, TABLE.sub('<table class="systems">', page))
+
+
+def _verdict(match: re.Match) -> str:
+    kind = re.sub(r"\W+", "-", match[1])
+    return f'<td class="verdict {kind}">'
 
 
 def mathml(page: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import registry
-from experiments.results import RESULT_LINE, result_file, result_files
+from experiments.results import RESULT_LINE, read_result, result_file, result_files
 
 if TYPE_CHECKING:  # the registry's commands import this module
     from experiments.systems import System
@@ -40,6 +40,7 @@ def check(systems: "Mapping[str, System]", root: Path = registry.ROOT) -> list[s
     named = {config for system in systems.values() for config in system.configs}
     for system in systems.values():
         found = [*_check_functions(system), *_check_configs(system, root, named)]
+        found += _check_headline(system, root)
         findings += [f"{system.key}: {finding}" for finding in found]
     findings += [
         f"{config}: no system names this config"
@@ -112,6 +113,20 @@ def _check_configs(system: "System", root: Path, named: Set[str]) -> Iterator[st
                         f"config {config}: the READS of experiment {name} set {key!r}, which "
                         "it lacks"
                     )
+
+
+def _check_headline(system: "System", root: Path) -> Iterator[str]:
+    """A headline that the registry names and no result has."""
+    where, separator, metric = system.headline.partition(": ")
+    if not system.headline:
+        return
+    file = root / "results" / f"{where}.json"
+    if not separator or where.count("/") != 1:
+        yield f"headline is {system.headline!r}, expected 'KEY/CONFIG: METRIC'"
+    elif not file.is_file():
+        yield f"headline names {where!r}, which has no result"
+    elif metric not in (metrics := [claim["metric"] for claim in read_result(file)["claims"]]):
+        yield f"headline names {metric!r}, expected a claim of {where}: {', '.join(metrics)}"
 
 
 def _check_result(system: "System", root: Path, config: str) -> Iterator[str]:

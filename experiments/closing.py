@@ -8,14 +8,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments.results import number
+from experiments.results import number, sentence
 
 SAYS = {">=": "at least", "<=": "at most"}
 
 
 def show(summary: Mapping[str, Any], directory: Path) -> None:
-    """Prints the closing table: metrics, claims, where to look."""
+    """Prints the headline, the closing table of metrics, the claims, where to look."""
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    if said := headline(summary):
+        console.print(said, markup=False)
     table = Table(title=f"{summary['config_name']}, seed {summary['seed']}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -25,6 +27,21 @@ def show(summary: Mapping[str, Any], directory: Path) -> None:
     for line in tell_claims(summary["claims"]):
         console.print(line, markup=False)
     console.print(f"{summary['seconds']:.0f} s; figures in {directory / 'figures'}", markup=False)
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """What one run says of its config's headline, in words; empty where it has no such claim."""
+    claim = next(iter(summary["claims"]), None)
+    if claim is None or claim["value"] is None or not claim.get("says"):
+        return ""
+    metrics = summary["metrics"]
+    ends = {end: metrics.get(f"{claim['metric']}_{end}") for end in ("low", "high")}
+    own = {name: [value] for name, value in metrics.items()}
+    try:
+        words = sentence({**claim, "mean": claim["value"], **ends}, {"metrics": own})
+    except KeyError:  # the words have an interval, which one run may not have
+        return ""
+    return f"by this run alone: {words}"
 
 
 def tell_claims(claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:

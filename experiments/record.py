@@ -4,11 +4,12 @@ A result is made of the directories alone, so that it can be made whenever they 
 """
 
 import io
+import json
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +34,7 @@ from experiments.results import (  # fmt: skip
     result_file,
 )
 from rml.errors import UserError, unknown
-from rml.training.claims import PASSES, VERDICTS, Claim, judge
+from rml.training.claims import PASSES, VERDICTS, Claim, judge, over_runs
 from rml.training.config_file import extended_from, read_config, read_summary
 from rml.training.durable import write_json
 
@@ -126,7 +127,9 @@ def make_result(
         "experiment": summaries[0]["experiment"],
         "config_hash": found.hash,
         "seeds": found.seeds,
+        "seeds_a_run": int((read_config(directories[0]) or {}).get("seeds", 1)),
         **_measured(found, absent, found.claims),
+        **_arms(directories[0]),
         "seconds": [summary["seconds"] for summary in summaries],
         "versions": {
             name: _joined(s["versions"].get(name) for s in summaries)
@@ -137,6 +140,15 @@ def make_result(
         "first_measured": finished[0],
         "finished": finished[-1],
     }
+
+
+def _arms(directory: Path) -> dict[str, Any]:
+    """The table of arms of a trial, and the strongest other of each question; of others nothing."""
+    file = directory / "arms.json"
+    if not file.exists():
+        return {}
+    kept = json.loads(file.read_text())
+    return {"arms": kept["table"], "names": kept["over"]}
 
 
 def _commits(summary: Mapping[str, Any], given: str) -> list[str]:
@@ -231,8 +243,8 @@ def restate_result(
 ) -> dict[str, Any]:  # fmt: skip
     """A result with other claims, judged by the metrics that it keeps of every seed.
 
-    Of a claim that it has already, and whose null ran on its own, the null stays as it was judged:
-    a result keeps its values, and not the interval of each run.
+    Where a claim's null ran on its own, and the result has the same null of the same metric, the
+    null stays as it was measured: a result keeps its values, and not the interval of each run.
 
     Args:
       old: The result.
@@ -245,8 +257,12 @@ def restate_result(
       UserError: It is of another config, another claim's null ran on its own, or a claim is on a
         metric that the result lacks.
     """
-    kept = {Claim.of(judged): judged for judged in old["claims"] if judged.get("null_run")}
-    others = [claim for claim in claims if claim not in kept]
+    kept = {
+        (judged["metric"], judged["null_run"]): judged
+        for judged in old["claims"]
+        if judged.get("null_run")
+    }
+    others = [claim for claim in claims if (claim.metric, claim.null_run) not in kept]
     if why := _why_not_judged(old, run_hash, others):
         raise UserError(f"{file} {why}: its claims cannot be restated; measure it again")
     metrics = {
@@ -255,9 +271,46 @@ def restate_result(
     }
     found = Joined(run_hash, old["seeds"], others, metrics, [], tries)
     measured = _measured(found, {}, others)
-    judged = {claim: _judge_beside_null(claim, found, was) for claim, was in kept.items()}
-    judged |= dict(zip(others, measured["claims"], strict=True))
-    return {**old, **measured, "claims": [judged[claim] for claim in claims]}
+    judged = dict(zip(others, measured["claims"], strict=True))
+    for claim in claims:
+        if claim not in judged:
+            judged[claim] = _judge_beside_null(claim, found, kept[claim.metric, claim.null_run])
+    rows = rows_of(old, {claim.metric for claim in claims}, metrics)
+    # A kept claim was compared without its words, which are those of today.
+    stated = [judged[claim] | {"says": claim.says} for claim in claims]
+    kept_of_old = {name: value for name, value in old.items() if name != "rows"}
+    return {**kept_of_old, **measured, "claims": stated, **({"rows": rows} if rows else {})}
+
+
+def rows_of(
+    old: Mapping[str, Any], stated: Collection[str], metrics: Mapping[str, Sequence[float]]
+) -> list[dict[str, Any]]:
+    """What a result measured beside its claims: means with intervals, and no verdict.
+
+    Args:
+      old: The result, of whose claims some may be stated no longer.
+      stated: Metrics of the claims of today.
+      metrics: Values of every metric, one a run.
+
+    Returns:
+      A row for each former row and for each claim that fell away, in the order of the result.
+    """
+    before = [*old["claims"], *old.get("rows", ())]
+    told = {row["metric"]: row["statement"] for row in before if row["metric"] not in stated}
+    rows = []
+    for metric, statement in told.items():
+        if metric in metrics:
+            mean, low, high = _over_runs(metrics, metric)
+            row = {"statement": statement, "metric": metric, "mean": mean, "low": low, "high": high}
+            rows.append(row)
+    return rows
+
+
+def _over_runs(metrics: Mapping[str, Sequence[float]], metric: str) -> list[float | None]:
+    """Mean and interval over runs; None for what is not finite."""
+    ends = [metrics[name] for name in (f"{metric}_low", f"{metric}_high") if name in metrics]
+    own = list(zip(*ends, strict=True)) if len(ends) == 2 else []
+    return [x if np.isfinite(x) else None for x in over_runs(metrics[metric], own)]
 
 
 def join_results(result: Mapping[str, Any], old: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -410,7 +463,12 @@ def write_result(result: Mapping[str, Any], figures: Path, root: Path) -> str:
     if file.exists():
         old = read_result(file)
         first = min(result["first_measured"], old.get("first_measured", old["finished"]))
-        result = {**result, "first_measured": first}
+        numbers = {
+            name: [float("nan") if value is None else value for value in values]
+            for name, values in result["metrics"].items()
+        }
+        rows = rows_of(old, {claim["metric"] for claim in result["claims"]}, numbers)
+        result = {**result, "first_measured": first, **({"rows": rows} if rows else {})}
         if old["config_hash"] != result["config_hash"]:
             done += f" (replaces {len(old['seeds'])} seeds of another config)"
         elif lost := sorted({*old["seeds"]} - {*result["seeds"]}):

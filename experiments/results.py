@@ -121,13 +121,16 @@ def _config_at(file: Path, changed: int) -> ConfigToday:
 def changed_since(result: Mapping[str, Any]) -> bool:
     """Whether the config's file says something else than when it was measured."""
     today = config_today(result)
-    return today is not None and today.hash != result["config_hash"]
+    return today is not None and today.hash != result.get("config_hash", today.hash)
 
 
 def seeds_a_run(result: Mapping[str, Any]) -> int:
-    """How many seeds a run of a result trains as one program, by its config's file; 1 without."""
+    """How many seeds a run of a result had: by its arms, by itself, by its config; 1 otherwise."""
+    if result.get("arms"):  # a budget may have cut them
+        return len(result["arms"][0]["by_seed"])
     today = config_today(result)
-    return 1 if today is None else today.seeds
+    own = 1 if today is None or changed_since(result) else today.seeds
+    return int(result.get("seeds_a_run", own))
 
 
 def seeds(result: Mapping[str, Any]) -> int:
@@ -190,6 +193,40 @@ def reason_to_keep(file: Path, run_hash: str, seeds: Collection[int]) -> str | N
         f"{file} has seeds {old['seeds']} of this config and is kept, not one of {sorted(seeds)}; "
         "--join keeps both"
     )
+
+
+class Number(float):
+    """A float whose format may end in p, for points: `f"{Number(0.0123):+.1p}"` is "+1.2"."""
+
+    def __format__(self, spec: str) -> str:
+        if spec.endswith("p"):
+            return format(100 * float(self), f"{spec[:-1]}f").replace("-", "\u2212")
+        return format(float(self), spec or ".3g").replace("-", "\u2212")
+
+
+def sentence(claim: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """What was found, as a reader would say it: the claim's `says` with the numbers in it.
+
+    Args:
+      claim: A measured claim of a result.
+      result: The result.
+
+    Returns:
+      The sentence; the statement with its mean and interval where the claim has no other words.
+    """
+    found = interval(claim["mean"], claim["low"], claim["high"])
+    if not claim.get("says") or claim["mean"] is None:
+        return f"{claim['statement']}: {found}"
+    values = {
+        name: Number(sum(runs) / len(runs))
+        for name, runs in result["metrics"].items()
+        if None not in runs
+    }
+    values |= {
+        name: Number(claim[name]) for name in ("mean", "low", "high") if claim[name] is not None
+    }
+    over = result.get("names", {}).get(claim["metric"], "")
+    return str(claim["says"]).format(**(values | {"over": over}))
 
 
 def count_verdicts(claims: Iterable[Mapping[str, Any]]) -> str:

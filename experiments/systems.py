@@ -60,6 +60,8 @@ class System:
       functions: Dotted names of the functions that implement it.
       configs: Config files, that of the claim first.
       extras: Those of the config files whose claims are not counted among the system's, and why.
+      headline: Claim that says what came of it, as "KEY/CONFIG: METRIC"; empty for the first claim
+        of its first measured config.
       baseline: Whether it is there for others to be measured against.
     """
 
@@ -75,6 +77,7 @@ class System:
     functions: tuple[str, ...] = ()
     configs: tuple[str, ...] = ()
     extras: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    headline: str = ""
     baseline: bool = False
 
     @property

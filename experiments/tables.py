@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.registry import ROOT
 from experiments.report.markup import duration
@@ -20,13 +20,13 @@ from experiments.results import (  # fmt: skip
     RELATIONS,
     RESULT_LINE,
     changed_since,
-    count_claims,
     interval,
     not_measured,
     null,
     read_results,
     remarks,
     seeds,
+    sentence,
 )
 from experiments.startup import Parser
 from experiments.systems import System, read_systems
@@ -37,59 +37,84 @@ OPEN, CLOSE = (
     "(?P<close><!-- end generated -->)",
 )
 BLOCK = re.compile(f"{OPEN}(?P<text>.*?){CLOSE}", re.DOTALL)
-PILLARS, BASELINES = "Pillars", "Baselines"
+PILLARS = "Pillars"
 LONGEST = 100
 """Characters of a line of code."""
 
 
 def systems_table() -> str:
-    """Every system: key, title with a link to the paper, area, state, what its claims came to.
-
-    Baselines follow in one line: systems are held against them.
-    """
-    measured, found = read_results(), read_systems().values()
-    rows = [
-        (
-            f"`{system.key}`",
-            paper(system),
-            system.area,
-            "built" if system.built else "not built",
-            counts(measured.get(system.key, {}), system),
-        )
-        for system in found
-        if system.section != BASELINES
-    ]
-    baselines = ", ".join(
-        f"`{system.key}` "
-        f"({counts(measured.get(system.key, {}), system) if system.built else 'not built'})"
-        for system in found
-        if system.section == BASELINES
-    )
-    head = ("key", "system", "area", "state", "claims")
-    return table(head, rows) + f"\nBaselines beside them: {baselines}.\n" * bool(baselines)
-
-
-def measured_table() -> str:
-    """The pillars by config: their claims, what the first came to, seeds, the time of a run."""
+    """Every system: key, title with a link to the paper, area, what was found, its verdict."""
     measured = read_results()
-    rows: list[Sequence[str]] = []
+    rows = [
+        (f"`{system.key}`", paper(system), system.area, *found(system, measured))
+        for system in read_systems().values()
+    ]
+    return table(("key", "system", "area", "headline", "verdict"), rows)
+
+
+def pillars_table() -> str:
+    """The pillars: what was found of each in a sentence, its verdict, its picture."""
+    measured = read_results()
+    rows = []
     for system in read_systems().values():
-        if system.section != PILLARS:
-            continue
-        found = in_order(measured.get(system.key, {}), system)
-        rows.append((f"**{paper(system)}**", counts(found, system), "", "", ""))
-        rows += [
-            (
-                config_cell(result, system),
-                count_claims(result["claims"]),
-                first_claim(result),
-                str(seeds(result)),
-                duration(fmean(result["seconds"])),
-            )
-            for result in found.values()
-        ]
-    first = "first claim: mean (95% interval), needed"
-    return table(("pillar and configs", "claims", first, "seeds", "time a run"), rows)
+        if system.section == PILLARS:
+            first = headline(system, measured)
+            picture = first and picture_of(first.result)
+            link = f"[picture]({picture.relative_to(ROOT)})" if picture else ""
+            rows.append((paper(system), *found(system, measured), link))
+    return table(("paper", "what was found (95% interval)", "verdict", ""), rows)
+
+
+class Headline(NamedTuple):
+    """What a system's evidence comes to: a claim of one of its results."""
+
+    claim: Mapping[str, Any]
+    result: Mapping[str, Any]
+
+
+def headline(
+    system: System, results: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> Headline | None:
+    """The claim that says what came of a system; None where it is not measured.
+
+    Args:
+      system: The system; where it names no headline, that is the first claim of its first config.
+      results: Results of all systems by the stem of their config's file.
+    """
+    where, _, metric = system.headline.partition(": ")
+    key, _, stem = where.partition("/")
+    measured = results.get(key or system.key, {})
+    if stem:
+        measured = {stem: measured[stem]} if stem in measured else {}
+    for result in in_order(measured, system).values():
+        for claim in result["claims"]:
+            if metric in ("", claim["metric"]):
+                return Headline(claim, result)
+    return None
+
+
+def found(
+    system: System, results: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> tuple[str, str]:
+    """A system's headline in words and its verdict, or why there is none."""
+    first = headline(system, results) if system.built else None
+    if first is None:
+        return "", "not measured" if system.built else "not built"
+    return told(*first), first.claim["verdict"]
+
+
+def told(claim: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """A finding in words, and its mean and interval where the words do not have the interval."""
+    words = sentence(claim, result)
+    if claim["mean"] is None or not claim.get("says") or "{low" in claim["says"]:
+        return words
+    return f"{words}: {interval(claim['mean'], claim['low'], claim['high'])}"
+
+
+def picture_of(result: Mapping[str, Any]) -> Path | None:
+    """The committed picture of a result."""
+    file = ROOT / "results" / result["system"] / f"{Path(result['config']).stem}.png"
+    return file if file.is_file() else None
 
 
 def in_order(
@@ -107,13 +132,6 @@ def in_order(
         return configs.index(config) if config in configs else len(configs)
 
     return {stem: results[stem] for stem in sorted(results, key=place)}
-
-
-def first_claim(result: Mapping[str, Any]) -> str:
-    """What was measured of the first claim of a result, and its threshold."""
-    claim = result["claims"][0]
-    found = interval(claim["mean"], claim["low"], claim["high"])
-    return f"`{claim['metric']}` {found}, {RELATIONS[claim['relation']]} {claim['threshold']:g}"
 
 
 def config_cell(result: Mapping[str, Any], system: System) -> str:
@@ -142,12 +160,12 @@ def claims_table(key: str) -> str:
     rows = [
         (
             claim["statement"],
-            config_cell(result, system),
+            ": ".join(filter(None, [claim["verdict"], remarks(claim, result)])),
             f"{claim['metric']} {interval(claim['mean'], claim['low'], claim['high'])}",
             f"{RELATIONS[claim['relation']]} {claim['threshold']:g}",
             null(claim),
             str(seeds(result)),
-            ": ".join(filter(None, [claim["verdict"], remarks(claim, result)])),
+            config_cell(result, system),
         )
         for result in measured
         for claim in result["claims"]
@@ -156,29 +174,23 @@ def claims_table(key: str) -> str:
         return "Not measured.\n"
     rows += [
         (
-            claim["statement"], config_cell(result, system), claim["metric"],
-            f"{RELATIONS[claim['relation']]} {claim['threshold']:g}", "", "", "not measured",
+            claim["statement"], "not measured", claim["metric"],
+            f"{RELATIONS[claim['relation']]} {claim['threshold']:g}", "", "",
+            config_cell(result, system),
         )
         for result in measured
         for claim in not_measured(result)
     ]  # fmt: skip
-    head = ("claim", "config", "mean (95% interval)", "needed", "null", "seeds", "verdict")
+    # A narrow screen shows two columns before it scrolls.
+    head = ("claim", "verdict", "mean (95% interval)", "needed", "null", "seeds", "config")
     return table(head, rows)
 
 
 BLOCKS: dict[str, Callable[..., str]] = {
     "systems": systems_table,
-    "measured": measured_table,
+    "pillars": pillars_table,
     "claims": claims_table,
 }
-
-
-def counts(measured: Mapping[str, Mapping[str, Any]], system: System) -> str:
-    """How many claims hold in the results of a system, its extras left out."""
-    counted = [result for result in measured.values() if result["config"] not in system.extras]
-    if not counted:
-        return "not measured"
-    return count_claims(claim for result in counted for claim in result["claims"])
 
 
 def paper(system: System) -> str:

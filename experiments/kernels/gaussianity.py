@@ -23,11 +23,14 @@ SOURCE = "arXiv:2108.13097, abstract: Gaussian posteriors of wide deep GPs; data
 CLAIMS = (
     Claim("At the largest width excess kurtosis of a deep GP's last units given the outputs is at "
           "most 0.05 of a Gaussian's kurtosis",
-          "kurtosis_widest", "<=", 0.05, SOURCE, stated="2026-11-26", null="kurtosis_narrowest"),
+          "kurtosis_widest", "<=", 0.05, SOURCE, stated="2026-11-26", null="kurtosis_narrowest",
+          says="The kurtosis of units of the widest deep Gaussian process is {mean:.1%} off a "
+          "Gaussian's, of a network as wide {network_kurtosis_widest:.1%}"),
     # Changed after a small form was seen: a slope against width is common to GPs and networks.
     Claim("At the largest width a Bayesian network's is farther from a Gaussian's by 0.03",
           "network_further_widest", ">=", 0.03, "arXiv:2108.13097, abstract; margin ours, stated "
-          "after a small form", stated="2026-11-26", null="network_further_narrowest"),
+          "after a small form", stated="2026-11-26", null="network_further_narrowest",
+          says="The network is {mean:.2f} of a Gaussian's kurtosis farther off than the process"),
 )  # fmt: skip
 CAPTIONS = {
     "kurtosis.png": "Distance of Mardia's kurtosis of the last units from a Gaussian's, as a share "

@@ -25,9 +25,13 @@ SOURCE = "arXiv:2108.13097: the objective seems unimodal; data, number of starts
 CLAIMS = (
     Claim("Objectives over ν at which a machine's starts end differ by at most 0.001 nats",
           "objective_range", "<=", 1e-3, SOURCE,
-          stated="2026-11-26", null="network_objective_range"),
+          stated="2026-11-26", null="network_objective_range",
+          says="All starts of the machine end within {mean:.0e} nats of one objective, those of a "
+          "Bayesian network within {network_objective_range:.2g}"),
     Claim("Gram matrices at which they end differ by at most 1% of their norm",
-          "gram_range", "<=", 0.01, SOURCE, stated="2026-11-26", null="network_gram_range"),
+          "gram_range", "<=", 0.01, SOURCE, stated="2026-11-26", null="network_gram_range",
+          says="The Gram matrices at which they end differ by {mean:.0e} of their norm, those of a "
+          "network by {network_gram_range:.2g}"),
 )  # fmt: skip
 CAPTIONS = {
     "objectives.png": "Objectives at which the starts end below the best of them, in nats over ν, "

@@ -53,7 +53,7 @@ class Measured:
 
 
 def measured_claims(runs: Sequence[Run], groups: Sequence[Group]) -> list[Measured]:
-    """The claims of every config, by config and statement, those last that are not judged.
+    """The claims of every config, its headline first, those last that are not judged.
 
     Runs of other data or other margins never share a claim: their configs or claims differ. Those
     of a null, and of a seed that counts in another run, are not judged.
@@ -68,7 +68,7 @@ def measured_claims(runs: Sequence[Run], groups: Sequence[Group]) -> list[Measur
                 claim = claim | {"note": claim.get("note") or note}
                 key = tuple(str(claim.get(name)) for name in FIELDS)
                 same.setdefault(key, []).append((index, claim))
-        for _, of_runs in sorted(same.items()):
+        for of_runs in same.values():
             claim = of_runs[0][1]
             values = tuple(number_of(claim.get("value")) for _, claim in of_runs)
             nulls = tuple(number_of(claim.get("null_value")) for _, claim in of_runs)
@@ -158,7 +158,10 @@ def _claim_row(runs: Sequence[Run], place: int, measured: Measured) -> Markup:
     relation = RELATIONS.get(str(claim.get("relation")), str(claim.get("relation")))
     threshold = number_of(claim.get("threshold"))
     source = tag("span", claim.get("source"), class_="source") if claim.get("source") else None
-    where = [runs[measured.runs[0]].experiment, " · ", measured.group.name]
+    first = runs[measured.runs[0]]
+    where = [first.experiment, " · ", measured.group.name]
+    if first.claims[0].get("statement") == claim.get("statement"):
+        where = ["headline of ", *where]
     return tag(
         "tr",
         tag(

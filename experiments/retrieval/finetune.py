@@ -35,7 +35,10 @@ SOURCE = "Contriever (arXiv:2112.09118), Section 4.3; data and margins are this 
 CLAIMS = (
     Claim("Fine-tuning with random negatives raises nDCG@10",
           "docstring_to_code_random_negatives_ndcg_over_start", ">=", 0.0, SOURCE,
-          stated="2026-11-25", null_run="strangers"),
+          stated="2026-11-25", null_run="strangers",
+          says="Fine-tuning with random negatives changes nDCG@10 by {mean:+.1p} points "
+          "({docstring_to_code_random_negatives_ndcg:.1%} against "
+          "{docstring_to_code_start_ndcg:.1%})"),
 )  # fmt: skip
 NULLS = {"strangers": {"negatives.exchange": True}}
 STAGES = ("random_negatives", "hard_negatives")

@@ -2,7 +2,9 @@
 
 import ast
 import importlib
+import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -78,15 +80,23 @@ def measured(monkeypatch):
 @pytest.mark.slow
 def test_page_of_a_system_has_equation_commands_and_what_was_measured(library, measured):
     shown = {"results/simclr/simclr_cifar10.png": Path("x.png"), "results/other/y.png": Path("y")}
-    page = generate.system_page(SYSTEM, measured, library, shown)
+    page = generate.system_page(SYSTEM, {"simclr": measured}, library, shown)
     assert "A, B, C, and others, 2020, ICML, [arXiv:2002.05709](https://arxiv.org/" in page
     assert "$$\n" in page
     assert "In the library: `rml.losses.nt_xent`." in page
     assert "kNN is above pixels." in page
+    first = page.partition("## What was found\n\n")[2].partition("\n")[0]
+    assert re.match(r"kNN is above 90%: 0.951 \(.*\). Verdict: \*\*holds\*\*, by 2 seeds", first)
+    assert first.endswith(
+        " of `simclr_cifar10`; without the idea: knn_untrained 0.0125 (0.0061 to 0.0189)."
+    )
+    assert page.index("## What was found") < page.index("## What it is")
+    assert "Arms of" not in page
+    assert "Also measured" not in page
     command = "python -m experiments.run --config=configs/contrastive/simclr_cifar10.py"
     assert f"```\n{command} \\\n    --workdir=runs/simclr_cifar10\n```" in page
-    row = r"\| kNN is above 90% \| `simclr_cifar10` \|.* 0.951 .*\| knn_untrained 0.0125 .*\| holds"
-    assert re.search(f"{row}: stated after the first measurement \\|", page)
+    row = r"\| kNN is above 90% \| holds: stated after the first measurement \| knn 0.951 .*"
+    assert re.search(row + r"\| knn_untrained 0.0125 .*\| `simclr_cifar10` \|", page)
     tried = "Options were chosen without test data, of so many combinations: simclr 4, pixels 4."
     assert tried in page
     failed = page.partition("### Not reproduced")[2].partition("## Run")[0]
@@ -99,6 +109,94 @@ def test_page_of_a_system_has_equation_commands_and_what_was_measured(library, m
     assert "| `rankme` |  | not finite | 12.0 |" in page
 
 
+def test_arms_stand_beside_the_strongest_baseline_and_rows_have_no_verdict(measured):
+    (result,) = measured.values()
+    shared = {"metric": "accuracy", "tries": 3, "over": "plain", "steps": 100}
+    plain = shared | {
+        "name": "plain", "says": "plain training", "role": "baseline", "mean": 0.8, "low": 0.7,
+        "high": 0.9, "difference": 0.0, "difference_low": 0.0, "difference_high": 0.0,
+        "options": {"rate": 0.001}, "at_edge": [],
+    }  # fmt: skip
+    mixed = plain | {
+        "name": "mixed", "says": "mixed examples", "role": "method", "mean": 0.85, "low": None,
+        "high": None, "difference": 0.05, "difference_low": 0.04, "difference_high": 0.06,
+        "options": {"rate": 1, "kind": "a|b"}, "at_edge": ["rate"],
+    }  # fmt: skip
+    *_, first, second = generate.arms_section({**result, "arms": [plain, mixed]}).splitlines()
+    assert first == (
+        "| plain training | baseline | accuracy | 0.800 (0.700 to 0.900) |  | rate 0.001 | 3 "
+        "| steps 100 |"
+    )
+    assert second == (
+        "| mixed examples | method | accuracy | 0.850 | plain training: 0.0500 (0.0400 to 0.0600) "
+        "| rate 1, kind a\\|b | 3, at the edge | steps 100 |"
+    )
+    assert generate.arms_section(result) == ""
+    row = {"statement": "It is wide", "metric": "w", "mean": 0.5, "low": 0.25, "high": 0.75}
+    section = generate.rows_section({"simclr_cifar10": {**result, "rows": [row]}})
+    assert section.splitlines()[-1] == (
+        "| It is wide | `simclr_cifar10` | w 0.500 (0.250 to 0.750) |"
+    )
+
+
+def test_verdicts_and_tables_of_systems_are_marked_in_pages():
+    head = "".join(f"<th>{name}</th>\n" for name in generate.COLUMNS)
+    page = hooks.coloured(
+        f"<table>\n<thead>\n<tr>\n{head}</tr></thead><td>holds</td><td>undecided: late</td>"
+        "<td>not reproduced</td><td>holds water</td></table><table>\n<thead><th>system</th>"
+    )
+    assert page.count('<table class="systems">') == 1
+    assert '<td class="verdict holds">holds</td>' in page
+    assert '<td class="verdict undecided">undecided: late</td>' in page
+    assert '<td class="verdict not-reproduced">not reproduced</td>' in page
+    assert "<td>holds water</td>" in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
+def test_the_table_of_systems_is_sorted_and_filtered_in_its_page(tmp_path):
+    kinds = [("zebra", "hydra", "undecided"), ("ant", "metric", "holds")]
+    kinds += [(f"m{n:02}", "hydra", "not built") for n in range(12)]
+    rows = "".join(
+        f"<tr><td>{key}<td>paper<td>{area}<td>found<td>{verdict}</tr>"
+        for key, area, verdict in kinds
+    )
+    head = "".join(f"<th>{name}</th>" for name in generate.COLUMNS)
+    script = (generate.DOCS / "assets/systems.js").read_text()
+    does = """
+      const names = () => [...document.querySelectorAll("tbody tr")].filter((row) => !row.hidden)
+        .map((row) => row.cells[0].textContent);
+      const choose = (name, value) => {
+        const select = document.querySelector(`select[aria-label=${name}]`);
+        select.value = value;
+        select.dispatchEvent(new Event("change"));
+      };
+      const count = () => document.querySelector("[role=status]").textContent;
+      const sort = (column) => document.querySelectorAll("th button")[column].click();
+      const found = [names()[0]];
+      sort(0); found.push(names()[0]); sort(0); found.push(names()[0]);
+      sort(4); found.push(names().slice(0, 2));
+      choose("area", "hydra"); found.push(names().length, count());
+      choose("verdict", "undecided"); found.push(names(), count());
+      choose("area", "metric"); found.push(count());
+      document.body.textContent = JSON.stringify(found);
+    """
+    page = tmp_path / "page.html"
+    page.write_text(
+        f"<body><table class=systems><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        f"<script>{script}</script><script>{does}</script></body>"
+    )
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+               "--disable-background-networking", "--disable-component-update", "--disable-sync",
+               f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", page.as_uri()]  # fmt: skip
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    found = json.loads(re.search(r"<body>(.*)</body>", done.stdout, re.S)[1])
+    assert found == [
+        "zebra", "ant", "zebra", ["ant", "zebra"], 13, "13 of 14 systems", ["zebra"],
+        "1 of 14 systems", "0 of 14 systems",
+    ]  # fmt: skip
+
+
 def test_conditions_name_every_commit_and_the_seeds_of_a_run(measured):
     (result,) = measured.values()
     joined = dict(result, commit="0123456789abcdef, fedcba9876543210, unknown")
@@ -106,8 +204,7 @@ def test_conditions_name_every_commit_and_the_seeds_of_a_run(measured):
         joined
     )
     assert "| metric | mean (95% interval) | seed 0 | seed 1 |" in generate.conditions(joined)
-    several = dict(result, config="configs/contrastive/ablation_fashion.py")
-    assert read_config(several["config"]).seeds == 3
+    several = dict(result, config="configs/contrastive/ablation_fashion.py", seeds_a_run=3)
     assert ".py`: 2 runs of 3 seeds each, " in generate.conditions(several)
     assert "| metric | mean (95% interval) | run 0 | run 1 |" in generate.conditions(several)
 

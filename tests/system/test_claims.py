@@ -784,7 +784,7 @@ def test_collected_runs_become_a_result(toys, tmp_path, capsys):
     found = results.read_results(tmp_path)["toy"]["cost_noise"]
     assert found["claims"] == [
         {"statement": "m is above 0.02", "metric": "m", "relation": ">=", "threshold": 0.02,
-         "source": "a paper", "stated": "2025-01-01", "null": "z", "null_run": "",
+         "source": "a paper", "stated": "2025-01-01", "null": "z", "null_run": "", "says": "",
          "mean": pytest.approx(0.04),
          "low": pytest.approx(0.0151586, rel=1e-4), "high": pytest.approx(0.0648414, rel=1e-4),
          "null_values": [0.0] * 3, "null_mean": 0.0, "null_low": 0.0, "null_high": 0.0,
@@ -938,8 +938,10 @@ def test_restated_claims_whose_null_ran_on_its_own_stay_as_they_were_judged(tmp_
     assert found["claims"][0]["null_values"] == [0.01, 0.0, 0.02]
     assert (found["claims"][1]["threshold"], found["claims"][1]["verdict"]) == (0.001, "holds")
     moved = dataclasses.replace(apart, threshold=0.5)
-    with pytest.raises(UserError, match="has a null in runs of its own, of m: its claims cannot"):
-        record.restate_result(old, old["config_hash"], (moved,), tmp_path / "toy.json")
+    found = record.restate_result(old, old["config_hash"], (moved,), tmp_path / "toy.json")
+    (claim,) = found["claims"]
+    assert (claim["threshold"], claim["verdict"]) == (0.5, "not reproduced")
+    assert claim["null_values"] == [0.01, 0.0, 0.02]
 
 
 def test_restated_claims_whose_null_ran_on_its_own_have_the_interval_of_today(tmp_path):
@@ -1134,7 +1136,7 @@ def test_a_result_says_what_its_recipe_states_otherwise_today(toys, tmp_path, mo
         assert results.remarks(found["claims"][0], found) == results.RESTATED
         assert len(results.not_measured(found)) == 1
     *_, last = tables.claims_table("toy").splitlines()
-    assert last.endswith("| m | ≥ 0.02 |  |  | not measured |")
+    assert last.startswith("| m is above 0.02 | not measured | m | ≥ 0.02 |  |  | ")
 
 
 def test_options_that_were_chosen_are_counted(tmp_path):
@@ -1224,8 +1226,10 @@ def test_results_and_runs_of_before_claims_had_nulls(tmp_path, toys, monkeypatch
     old["claims"] = [{k: v for k, v in c.items() if k not in fields} for c in old["claims"]]
     del old["first_measured"], old["options"]
     monkeypatch.setattr(tables, "read_results", lambda: {"toy": {"c": old}})
-    assert "| ≥ 0.02 | not measured | 2 | holds |" in tables.claims_table("toy")
-    assert tables.counts({"c": old}, toy()) == "1 of 1 holds, 1 null not measured"
+    (row,) = tables.claims_table("toy").splitlines()[2:]
+    assert row.startswith("| m is above 0.02 | holds |")
+    assert "| ≥ 0.02 | not measured | 2 |" in row
+    assert results.count_claims(old["claims"]) == "1 of 1 holds, 1 null not measured"
     (tmp_path / "c.json").write_text(json.dumps(old))
     assert results.reason_to_keep(tmp_path / "c.json", old["config_hash"], [0]) is None
     summary = json.loads((tmp_path / "runs/seed0/summary.json").read_text())
@@ -1335,25 +1339,50 @@ def measured(toys, tmp_path, monkeypatch):
 
 def test_tables_say_what_results_say(measured):
     link = "[A Toy](https://arxiv.org/abs/2401.00001)"
+    said = "m is above 0.02: 0.0310 (0.0284 to 0.0336)"
     assert tables.systems_table().splitlines()[2:] == [
-        f"| `toy` | {link} | metric | built | 1 of 1 holds, 0 of 1 met in one run |",
-        f"| `other` | {link} | metric | not built | not measured |",
+        f"| `toy` | {link} | metric | {said} | holds |",
+        f"| `other` | {link} | metric |  | not built |",
     ]
-    assert tables.measured_table().splitlines()[2:] == [
-        f"| **{link}** | 1 of 1 holds, 0 of 1 met in one run |  |  |  |",
-        "| `configs/toy/many.py` | 1 of 1 holds | `m` 0.0310 (0.0284 to 0.0336), ≥ 0.02 | 3 "
-        "| 10 s |",
-        "| `configs/toy/once.py` | 0 of 1 met in one run | `m` 0.0100, ≥ 0.02 | 1 | 10 s |",
-    ]
+    assert tables.pillars_table().splitlines()[2:] == [f"| {link} | {said} | holds |  |"]
     assert tables.claims_table("toy").splitlines()[2:] == [
-        "| m is above 0.02 | `configs/toy/many.py` | m 0.0310 (0.0284 to 0.0336) | ≥ 0.02 "
-        "| z 0 (0 to 0) | 3 | holds |",
-        "| m is above 0.02 | `configs/toy/once.py` | m 0.0100 | ≥ 0.02 | z 0 | 1 "
-        "| one run: missed |",
+        "| m is above 0.02 | holds | m 0.0310 (0.0284 to 0.0336) | ≥ 0.02 | z 0 (0 to 0) | 3 "
+        "| `configs/toy/many.py` |",
+        "| m is above 0.02 | one run: missed | m 0.0100 | ≥ 0.02 | z 0 | 1 "
+        "| `configs/toy/once.py` |",
     ]
     assert tables.claims_table("other") == "Not measured.\n"
     with pytest.raises(UserError, match="unknown system 'tow'"):
         tables.claims_table("tow")
+
+
+def test_a_headline_is_said_with_its_number_and_interval(measured):
+    found = measured["toy"]["many"]
+    (claim,) = found["claims"]
+    ends = " (0.0284 to 0.0336)"
+    assert tables.told(claim | {"says": "m is {mean:.1p} points"}, found) == (
+        f"m is 3.1 points: 0.0310{ends}"
+    )
+    assert tables.told(claim | {"says": "m is {mean:.3f} [{low:.4f}, {high:.4f}]"}, found) == (
+        "m is 0.031 [0.0284, 0.0336]"
+    )
+
+
+def test_a_headline_is_that_which_the_registry_names(measured):
+    toy = dataclasses.replace(tables.read_systems()["toy"], configs=("configs/toy/once.py",))
+    other = tables.read_systems()["other"]
+    found = measured | {"far": {"c": {**measured["toy"]["once"], "claims": [{"metric": "k"}]}}}
+
+    def chosen(system, headline=""):
+        first = tables.headline(dataclasses.replace(system, headline=headline), found)
+        return first and (first.result["config"], first.claim["metric"])
+
+    assert chosen(toy) == ("configs/toy/once.py", "m")  # that of its first config
+    assert chosen(toy, "toy/many: m") == ("configs/toy/many.py", "m")
+    assert chosen(toy, "far/c: k") == ("configs/toy/once.py", "k")
+    assert chosen(toy, "toy/many: absent") is None
+    assert chosen(toy, "toy/absent: m") is None
+    assert chosen(other) is None
 
 
 def test_tables_begin_with_the_config_of_the_claim(measured, monkeypatch):
@@ -1361,9 +1390,8 @@ def test_tables_begin_with_the_config_of_the_claim(measured, monkeypatch):
     system = dataclasses.replace(tables.read_systems()["toy"], configs=(first, second))
     monkeypatch.setattr(tables, "read_systems", lambda: {"toy": system})
     assert list(measured["toy"]) == ["many", "once"]
-    for table, column in ((tables.measured_table(), 1), (tables.claims_table("toy"), 2)):
-        cells = [row.split("|")[column].strip(" `") for row in table.splitlines()[2:]]
-        assert [one for one in cells if one.startswith("configs/")] == [first, second]
+    cells = [row.split("|")[7].strip(" `") for row in tables.claims_table("toy").splitlines()[2:]]
+    assert cells == [first, second]
     unlisted = dataclasses.replace(system, configs=(first,))
     assert list(tables.in_order(measured["toy"], unlisted)) == ["once", "many"]
 
@@ -1391,12 +1419,11 @@ def test_a_claim_whose_source_tells_of_a_change_is_marked(toys, tmp_path, source
 
 def test_tables_count_the_seeds_that_a_run_trains_as_one_program(measured, monkeypatch):
     (first, *_) = measured["toy"].values()
-    first["config"] = "configs/contrastive/ablation_fashion.py"
+    first |= {"config": "configs/contrastive/ablation_fashion.py", "seeds_a_run": 3}
     assert len(first["seeds"]) == 3
     monkeypatch.setattr(tables, "read_results", lambda: {"toy": {"many": first}})
     monkeypatch.setattr(tables, "remarks", lambda *_: "")
-    assert tables.measured_table().splitlines()[-1].endswith(" | 9 | 10 s |")
-    assert " | 9 | holds |" in tables.claims_table("toy")
+    assert " | z 0 (0 to 0) | 9 |" in tables.claims_table("toy")
 
 
 def test_tables_say_of_a_result_whose_config_was_changed_since(measured, monkeypatch):
@@ -1413,18 +1440,10 @@ def test_tables_say_of_a_result_whose_config_was_changed_since(measured, monkeyp
 
 
 def test_extras_say_why_they_are_not_counted(measured, monkeypatch):
-    toy = tables.read_systems()["toy"]
     why = {"configs/toy/once.py": "it has one seed"}
-    extra = dataclasses.replace(toy, extras=why)
-    assert tables.counts(measured["toy"], extra) == "1 of 1 holds"
+    extra = dataclasses.replace(tables.read_systems()["toy"], extras=why)
     monkeypatch.setattr(tables, "read_systems", lambda: {"toy": extra})
-    cell = "| `configs/toy/once.py` (an extra: it has one seed) |"
-    assert tables.measured_table().splitlines()[-1].startswith(cell)
-    assert cell in tables.claims_table("toy")
-    both = dataclasses.replace(
-        toy, extras=dict.fromkeys(r["config"] for r in measured["toy"].values())
-    )
-    assert tables.counts(measured["toy"], both) == "not measured"
+    assert "| `configs/toy/once.py` (an extra: it has one seed) |" in tables.claims_table("toy")
 
 
 def test_verdicts_are_counted():

@@ -508,6 +508,29 @@ def test_check_finds_a_cost_that_nothing_measured(tree, text, said):
     ]
 
 
+@pytest.mark.parametrize(
+    ("headline", "finding"),
+    [
+        ("first/first: knn", None),
+        ("first/first: knm", "names 'knm', expected a claim of first/first: knn"),
+        ("first/frist: knn", "names 'first/frist', which has no result"),
+        ("first: knn", "is 'first: knn', expected 'KEY/CONFIG: METRIC'"),
+        ("first/first", "is 'first/first', expected 'KEY/CONFIG: METRIC'"),
+    ],
+)
+def test_check_finds_headlines_that_no_result_has(tree, headline, finding):
+    root, first = tree
+    file = root / "results/first/first.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"claims": [{"metric": "knn"}]}))
+    config = root / "configs/metric/first.py"
+    ending = '\n\nResult: results/first, 1 s a run on cpu.\n"""'
+    config.write_text(re.sub(r'(?<=\w|\.)"""', lambda _: ending, config.read_text(), count=1))
+    system = dataclasses.replace(first, headline=headline)
+    found = checks.check({"first": system}, root)
+    assert found == ([] if finding is None else [f"first: headline {finding}"])
+
+
 @pytest.mark.parametrize("text", ["x = 1\n", '"""."""\n', '""""""\n'])
 def test_check_finds_modules_without_docstring(tree, text):
     root, first = tree
