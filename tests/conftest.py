@@ -49,6 +49,32 @@ settings.register_profile("rml", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("rml")
 
 
+SHARES: dict[str, float] = {}
+"""Seconds by file, of all processes together."""
+SHARE = 12.0
+"""Seconds of one core that a system's own tests may take."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shares", action="store_true", help="print the seconds of each test file")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    file = report.nodeid.partition("::")[0]
+    SHARES[file] = SHARES.get(file, 0.0) + report.duration
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Says what each file takes, most first, and which of a system's own take too long."""
+    if not config.getoption("--shares"):
+        return
+    terminalreporter.section(f"seconds by file, {sum(SHARES.values()):.0f} in all")
+    for file, seconds in sorted(SHARES.items(), key=lambda own: -own[1]):
+        if seconds >= 1:
+            above = f"  above {SHARE:g}" * (file.startswith("tests/claims/") and seconds > SHARE)
+            terminalreporter.write_line(f"{seconds:8.1f}  {file}{above}")
+
+
 def pytest_configure() -> None:
     # They import JAX, which reads the variables above.
     from tests import checking, compiling, threads

@@ -24,6 +24,7 @@ STEPS = re.compile(r"(?<=train\.steps=)\d+")
 
 QUICK_DOCUMENTS = ("README.md", "docs/guides/method.md")
 QUICK, FULL = "first_hour.sh", "first_hour.sh --full"
+COPIES, COPIED = "docs/guides/trial.md", "its skeletons are run by tests/trials/test_guide.py"
 NOT_RUN = {
     r"^make (demo|test|test-fast|lint|hooks)\b|first_hour\.sh": "they are how the tests are run",
     r"^make (assets|cards|claims|bench|docs|weights|report|help)": "long; their tests run parts",
@@ -71,6 +72,8 @@ def how(document: str, command: str) -> str:
     """What runs a command of a document, or why nothing does."""
     if document == "README.md" and command == "make demo":
         return QUICK
+    if document == COPIES:
+        return COPIED
     for pattern, reason in NOT_RUN.items():
         if re.search(pattern, command):
             return reason
