@@ -1,5 +1,6 @@
 """What a launch prints when its run is complete: metrics, claims, where to look."""
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,10 @@ def headline(summary: Mapping[str, Any]) -> str:
 
 def tell_claims(claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What one run says of the claims, in lines; a verdict takes several seeds."""
-    judged = [claim for claim in claims if claim["holds"] is not None]
+    judged = [claim for claim in claims if claim["holds"] is not None and is_known(claim)]
+    if claims and not any(map(is_known, claims)):
+        yield f"claims: none of {len(claims)} was asked, as a condition of the trial does not hold"
+        return
     if claims and not judged:
         note = claims[0]["note"]
         yield f"{len(claims)} claims of this config are about its own data: {note}"
@@ -62,6 +66,11 @@ def tell_claims(claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"  {verdict}: {claim['statement']} ({claim['metric']} {value}, {needed}{null})"
     if not all(claim["holds"] for claim in judged):
         yield "  One run decides nothing: `python -m experiments.claims` judges over several seeds."
+
+
+def is_known(claim: Mapping[str, Any]) -> bool:
+    """Whether a claim's metric is a number; that of a trial that ended before its seeds is not."""
+    return claim["value"] is None or math.isfinite(claim["value"])
 
 
 def told_null(claim: Mapping[str, Any]) -> str:

@@ -148,7 +148,8 @@ def _arms(directory: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     kept = json.loads(file.read_text())
-    return {"arms": kept["table"], "names": kept["over"]}
+    stopped = {"no_go": kept["no_go"]} if "no_go" in kept else {}
+    return {"arms": kept["table"], "names": kept["over"], **stopped}
 
 
 def _commits(summary: Mapping[str, Any], given: str) -> list[str]:

@@ -212,8 +212,11 @@ def sentence(claim: Mapping[str, Any], result: Mapping[str, Any]) -> str:
       result: The result.
 
     Returns:
-      The sentence; the statement with its mean and interval where the claim has no other words.
+      The sentence; the statement with its mean and interval where the claim has no other words;
+      the conditions of a trial that ended at them.
     """
+    if result.get("no_go"):
+        return f"Not asked: {'; '.join(result['no_go'])}"
     found = interval(claim["mean"], claim["low"], claim["high"])
     if not claim.get("says") or claim["mean"] is None:
         return f"{claim['statement']}: {found}"

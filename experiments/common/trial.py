@@ -123,8 +123,10 @@ def run_trial(
     work.tell(seeds, tries)
     tuning = seeds[: config.tuning_seeds]
     chosen = tuned(work, arms, tries, tuning)
-    if trial.go and not gone(trial, work, arms, tries, chosen, tuning or seeds[:1], run):
-        return trial_answers.nothing(trial, work.metrics())
+    if stopped := no_go(trial, work, arms, tries, chosen, tuning or seeds[:1]):
+        if is_primary() and not pilot:
+            write_json(run.path / trial_answers.ARMS, {"table": [], "over": {}, "no_go": stopped})
+        return {} if pilot else trial_answers.nothing(trial, work.metrics())
     final = [work.job(name, tries[name][chosen[name]], seed) for name in arms for seed in seeds]
     parts = ("validation",) if pilot else ("validation", "test")
     found = work.scores("pilot" if pilot else "measured", final, parts)
@@ -213,27 +215,27 @@ def tuned(
     return chosen
 
 
-def gone(
+def no_go(
     trial: Trial,
     work: Work,
     arms: Mapping[str, Arm],
     tries: Mapping[str, Sequence[Mapping[str, Any]]],
     chosen: Mapping[str, int],
     seeds: Sequence[int],
-    run: RunDirectory,
-) -> bool:
-    """Whether every condition holds; what was found is said and kept among the metrics."""
+) -> list[str]:
+    """The conditions that do not hold, in words; all are said and kept among the metrics."""
+    if not trial.go:
+        return []
     jobs = [work.job(name, tries[name][chosen[name]], seed) for name in arms for seed in seeds]
     found = work.scores("go", jobs, ("validation",))
     first = trial_answers.by_arm(arms, jobs, found)["validation"][next(iter(trial.metrics))]
     means = {name: float(np.mean([one.mean() for one in own])) for name, own in first.items()}
-    held = True
+    failed = []
     for number, own in enumerate(trial.go):
         value = own.value(means)
         work.also[f"go_{number}"], work.also[f"go_{number}_least"] = value, own.least
-        met = value >= own.least
-        held &= met
-        Progress().note(
-            f"{'go' if met else 'no-go'}: {own.says}: {value:.3g}, {own.least:g} needed"
-        )
-    return held
+        said = f"{own.says}: {value:.3g}, {own.least:g} needed"
+        if value < own.least:
+            failed.append(said)
+        Progress().note(f"{'no-go' if value < own.least else 'go'}: {said}")
+    return failed

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from experiments import closing, results
 from experiments.common import trial_answers, trial_programs
 from experiments.common.trial import (
     BASELINE,
@@ -60,6 +61,15 @@ def test_a_no_go_ends_the_trial_and_leaves_its_questions_open(tmp_path):
     measured = [claim.measure(metrics) for claim in recipe(trial)[1]]
     assert not any(claim["holds"] for claim in measured)
     assert not list((tmp_path / "run" / "methods").glob("measured*"))
+    kept = json.loads((tmp_path / "run" / "arms.json").read_text())
+    (said,) = kept["no_go"]
+    assert said.startswith("plain labels are above 0.999: 0.")
+    assert said.endswith(", 0.999 needed")
+    assert results.sentence({"says": "x"}, {"no_go": [said]}) == f"Not asked: {said}"
+    claims = [{**own, "value": np.nan} for own in measured]
+    assert list(closing.tell_claims(claims)) == [
+        "claims: none of 3 was asked, as a condition of the trial does not hold"
+    ]
 
 
 @pytest.mark.slow
