@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import re
-import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from PIL import Image
 from experiments.commit import UNKNOWN
 from experiments.commit import current_commit as current_commit
 from experiments.common.figures import canvas
+from experiments.common.trial_figures import draw_arms
 from experiments.registry import options_tried
 from experiments.results import (  # fmt: skip
     RELATIONS,
@@ -492,19 +492,32 @@ def rewrite_result(result: Mapping[str, Any], root: Path) -> str:
     """
     file = result_file(root, result["system"], result["config"])
     if not getattr(recipe_of(result), "PICTURE", ""):
-        draw_claims(file.with_suffix(".png"), result)
-        file.with_suffix(".png").write_bytes(shrink(file.with_suffix(".png").read_bytes()))
+        draw_result(file.with_suffix(".png"), result)
     write_json(file, result)
     return f"{file}: {count_claims(result['claims'])}"
 
 
 def save_picture(path: Path, result: Mapping[str, Any], figures: Path) -> None:
-    """Saves a PNG of at most `PICTURE_BYTES`: the figure that the recipe names, or the claims."""
+    """Saves a PNG: the figure that the recipe names, or what the numbers of the result draw."""
     name = getattr(recipe_of(result), "PICTURE", "")
     if name and not (figures / name).exists():
         raise UserError(f"{result['experiment']} names the picture {name!r}, not in {figures}")
     if name:
-        shutil.copyfile(figures / name, path)
+        path.write_bytes(shrink((figures / name).read_bytes()))
+    else:
+        draw_result(path, result)
+
+
+def draw_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Draws a trial's arms, or the claims of any other result, in at most `PICTURE_BYTES`.
+
+    Of a trial that ended at a condition there is nothing to draw; a picture of before goes.
+    """
+    if result.get("no_go"):
+        path.unlink(missing_ok=True)
+        return
+    if result.get("arms"):
+        draw_arms(path, result["arms"])
     else:
         draw_claims(path, result)
     path.write_bytes(shrink(path.read_bytes()))

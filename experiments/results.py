@@ -277,7 +277,8 @@ def remarks(claim: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         late * LATE, revised * REVISED, changed_since(result) * CHANGED,
         restated * RESTATED, null_meets(claim) * NULL_MEETS,
     )  # fmt: skip
-    return "; ".join(filter(None, [claim["note"], *said]))
+    note = "not asked, see the headline" if result.get("no_go") else claim["note"]
+    return "; ".join(filter(None, [note, *said]))
 
 
 def count_claims(claims: Iterable[Mapping[str, Any]]) -> str:

@@ -6,6 +6,7 @@ Needs the archives of `make assets`. The base learns every second character and 
 concepts; tasks are other characters, other icons, handwritten digits, clothes (two tasks), emoji,
 clip art and units of a game, each with a thousand test images.
 
+Result: results/twin_merging, 9 min 7 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -354,8 +354,8 @@ def _statement(trial: Trial, own: Question, metric: Metric) -> str:
     margin = f"{own.margin:g}"
     if not own.over:
         return f"{metric.says} of {method} is {better} {margin}"
-    others = " and ".join(trial.arms[arm].says for arm in own.over)
-    strongest = f"the strongest of {others}" if len(own.over) > 1 else others
+    *first, last = (trial.arms[arm].says for arm in own.over)
+    strongest = f"the strongest of {', '.join(first)} and {last}" if first else last
     if own.ratio:
         return f"{metric.says} of {method} over that of {strongest} is {better} {margin}"
     by = f" by {margin}" if own.margin else ""

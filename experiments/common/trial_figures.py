@@ -15,7 +15,7 @@ from rml.training import RunDirectory
 
 CAPTIONS = {
     "arms.png": "Each arm's paired difference from the strongest baseline, with the 95% interval "
-    "over seeds and units together; its mean stands beside it.",
+    "over seeds and units together; its mean stands beside it. Methods are filled, nulls coloured.",
     "cost.png": "Quality against the operations that training takes.",
     "curve.png": "Means along the budget, with their 95% intervals.",
     "groups.png": "Means by arm and group of units.",
@@ -25,7 +25,7 @@ CAPTIONS = {
 
 def draw(trial: Trial, run: RunDirectory, rows: Sequence[Mapping[str, Any]], found: Found) -> None:
     """Draws what the trial has numbers for, each metric a panel of `arms.png`."""
-    draw_arms(run.figure("arms.png"), trial, rows)
+    draw_arms(run.figure("arms.png"), rows)
     first = [row for row in rows if row["metric"] == rows[0]["metric"]]
     if len({row.get("gigaflops") for row in first}) > 1:
         draw_cost(run.figure("cost.png"), first)
@@ -41,7 +41,7 @@ def draw(trial: Trial, run: RunDirectory, rows: Sequence[Mapping[str, Any]], fou
         )  # fmt: skip
 
 
-def draw_arms(path: Any, trial: Trial, rows: Sequence[Mapping[str, Any]]) -> None:
+def draw_arms(path: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     """Draws a panel a metric: the difference of each arm from the strongest baseline."""
     panels: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -69,6 +69,7 @@ def draw_arms(path: Any, trial: Trial, rows: Sequence[Mapping[str, Any]]) -> Non
             over = shorten(next(row["says"] for row in own if row["name"] == own[0]["over"]), 40)
             ax.set_xlabel(f"{says}, difference from\n{over}", fontsize=7)
             ax.grid(visible=True, axis="x")
+            ax.locator_params(axis="x", nbins=4)
             ax.tick_params(axis="y", length=0)
         axes[0].set_yticks(range(count), [shorten(row["says"], 38) for row in rows[:count]])
         axes[0].set_ylim(count - 0.5, -0.5)

@@ -1264,6 +1264,27 @@ def test_a_recipes_picture_is_kept_small(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_trials_picture_is_of_its_arms_and_one_that_ended_early_has_none(tmp_path):
+    ends = {"low": None, "high": None, "difference_low": -0.1, "difference_high": 0.1}
+    common = {"metric": "accuracy", "over": "plain", "mean": 0.5, **ends}
+    arms = [
+        common | {"name": "plain", "says": "plain", "role": "baseline", "difference": 0.0},
+        common | {"name": "own", "says": "own", "role": "method", "difference": 0.2},
+    ]
+    result = record.make_result("toy", "c.py", make_runs(tmp_path / "runs", (0.1, 0.2)))
+    for name, own in (("claims", result), ("arms", {**result, "arms": arms})):
+        record.draw_result(tmp_path / f"{name}.png", own)
+    sizes = [Image.open(tmp_path / f"{name}.png").size for name in ("claims", "arms")]
+    assert sizes[0] != sizes[1]
+    stopped = {**result, "arms": [], "no_go": ["plain is above 1: 0.5, 1 needed"]}
+    record.draw_result(tmp_path / "arms.png", stopped)
+    assert not (tmp_path / "arms.png").exists()
+    (claim, *_) = stopped["claims"]
+    assert results.remarks(claim, stopped).startswith("not asked, see the headline")
+    assert results.sentence(claim, stopped) == "Not asked: plain is above 1: 0.5, 1 needed"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [(0.1, 0.1), (0.01, 0.3, 0.2), (0.01,), (float("nan"), 0.1)])
 @pytest.mark.parametrize("relation", [">=", "<="])
 def test_claims_are_drawn_at_every_verdict(tmp_path, values, relation):
